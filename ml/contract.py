@@ -1,0 +1,241 @@
+"""The dataset contract: one YAML block beside a staging model, read and validated here.
+
+The block stands in ``warehouse/models/staging/<dataset>/<dataset>.yml`` under ``config.meta.contract`` of the
+staging model, so that dbt (Jinja) and Python read the same text. What a contract *means* in SQL is written in
+``warehouse/macros/``; this module only says which contracts are legal.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from ml.settings import PROJECT_ROOT
+
+STAGING = PROJECT_ROOT / "warehouse" / "models" / "staging"
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+Month = Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ContractError(ValueError):
+    """A contract is missing or illegal; the message names the file, the field and what is allowed."""
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Column(_Block):
+    """One column of the staging model and how it is treated."""
+
+    name: Name
+    source: str | None = Field(default=None, description="header in the file; none: derived in the staging model")
+    type: Literal["number", "text", "date"] = "number"
+    role: Literal["feature", "key", "price", "leak", "ignore"] = "feature"
+    optional: bool = Field(default=False, description="the file may lack this column (then all values are null)")
+    required: bool = Field(default=False, description="a row without this value is rejected")
+    missing: list[str | float] = Field(default=[], description="values that mean missing: made null, labelled")
+    min: float | None = None
+    max: float | None = None
+    outside: Literal["null", "reject"] = Field(default="null", description="what happens outside min..max")
+    format: str | None = Field(default=None, description="strptime format of a date")
+    strip: str | None = Field(default=None, description="characters trimmed besides white space")
+    encode: Literal["ordinal", "one_hot"] | None = Field(default=None, description="how a text becomes numbers")
+    values: list[str] = Field(default=[], description="allowed values of an encoded text, in order")
+    relative: bool = Field(default=False, description="in units of price: also a feature relative to the price level")
+    known: Literal["always", "after_month"] = Field(default="always", description="when the value is known")
+    unit: str | None = None
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.encode and not self.values:
+            raise ValueError(f"column {self.name}: encode={self.encode} needs values")
+        if self.encode and self.type != "text":
+            raise ValueError(f"column {self.name}: encode is for type text, not {self.type}")
+        if self.type == "date" and not self.format and self.source:
+            raise ValueError(f"column {self.name}: a date needs a format, for example '%Y-%m-%d'")
+        if self.role == "leak" and not self.description:
+            raise ValueError(f"column {self.name}: say in description why a leak is excluded")
+        return self
+
+
+class Encoding(_Block):
+    """Point-in-time table over one key set: mean log price, n and frequency of the months back."""
+
+    name: Name
+    keys: list[Name]
+    months_back: tuple[int, int] = Field(description="first and last month before the row's month, 1 is last month")
+    frequency: bool = Field(default=False, description="is the share of the window's rows a feature, too")
+
+    @model_validator(mode="after")
+    def _strictly_earlier(self) -> Self:
+        first, last = self.months_back
+        if first < 1:
+            raise ValueError(f"encoding {self.name}: months_back starts at 1 (strictly earlier months), not {first}")
+        if last < first:
+            raise ValueError(f"encoding {self.name}: months_back [{first}, {last}] is empty")
+        return self
+
+
+class Split(_Block):
+    """By time when there is a date: eval = the last ``eval_months`` through ``trained_through``; else by hash."""
+
+    trained_through: Month | None = None
+    eval_months: int = Field(default=12, ge=1)
+    refit: bool = Field(default=False, description="after evaluation, fit again on train + eval with the same rounds")
+    eval_share: Share | None = None
+    holdout_share: Share | None = None
+
+
+class Gate(_Block):
+    """What a version must reach on the eval window to be promoted."""
+
+    min_r2: float = 0.85
+    max_mdape_pct: float | None = None
+    better_than_baselines: bool = True
+
+
+class Landing(_Block):
+    """How far a landed file may stray before it is quarantined whole."""
+
+    max_unparsable_share: Share = 0.02
+    max_missing_key_share: Share = 0.0
+    max_missing_date_share: Share = 0.01
+    max_implausible_share: Share = 0.2
+
+
+class Contract(_Block):
+    """Everything the system knows about a dataset. Column names are those of the staging model."""
+
+    name: Name
+    title: str
+    currency: str
+    key: list[Name] = Field(min_length=1, description="natural key; observation_id is its hash")
+    observed_on: Name | None = Field(description="date column; null: the dataset has no dates")
+    price: Name
+    size: Name | None = Field(default=None, description="price levels are per unit of this column")
+    area: Name
+    locality: Name
+    columns: list[Column] = Field(min_length=1)
+    encodings: list[Encoding] = []
+    smoothing: float = Field(default=5.0, ge=0, description="rows of the overall mean mixed into each encoding")
+    level: list[Name] = Field(default=[], description="as-of price level: first known of these encodings or columns")
+    persistence: list[Name] = Field(default=[], description="last known price of the place: first encoding with n > 0")
+    last_year: Name | None = Field(default=None, description="encoding that is the same month of last year")
+    split: Split
+    gate: Gate = Gate()
+    landing: Landing = Landing()
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        names = [c.name for c in self.columns]
+        if len(set(names)) < len(names):
+            raise ValueError(f"columns: repeated names {sorted({n for n in names if names.count(n) > 1})}")
+        encodings = [e.name for e in self.encodings]
+        if len(set(encodings)) < len(encodings):
+            raise ValueError("encodings: repeated names")
+
+        def known(field: str, wanted: list[str], allowed: list[str]) -> None:
+            for name in wanted:
+                if name not in allowed:
+                    raise ValueError(f"{field}: {name!r} is not one of {', '.join(allowed) or '(none defined)'}")
+
+        known("key", self.key, names)
+        known("area", [self.area], names)
+        known("locality", [self.locality], names)
+        known("price", [self.price], [c.name for c in self.columns if c.role == "price"])
+        if self.observed_on:
+            known("observed_on", [self.observed_on], [c.name for c in self.columns if c.type == "date"])
+        if self.size:
+            known("size", [self.size], [c.name for c in self.columns if c.type == "number"])
+        for encoding in self.encodings:
+            known(f"encodings.{encoding.name}.keys", encoding.keys, [*names, "area", "locality"])
+        usable = [c.name for c in self.columns if c.role == "feature" and c.type == "number"]
+        known("level", self.level, [*encodings, *usable])
+        known("persistence", self.persistence, encodings)
+        known("last_year", [self.last_year] if self.last_year else [], encodings)
+        if self.observed_on and not self.split.trained_through:
+            raise ValueError("split.trained_through: a dataset with dates is split by time, for example '2021-12'")
+        if not self.observed_on and (self.split.eval_share is None or self.split.holdout_share is None):
+            raise ValueError("split: a dataset without dates needs eval_share and holdout_share")
+        if not self.observed_on and self.encodings:
+            raise ValueError(
+                "encodings: without dates nothing is strictly earlier; remove encodings or add observed_on"
+            )
+        return self
+
+    @property
+    def sources(self) -> dict[str, Column]:
+        """Columns that a file brings, by their header in the file."""
+        return {c.source: c for c in self.columns if c.source is not None}
+
+    @property
+    def required_headers(self) -> list[str]:
+        """Headers without which a file is quarantined. The price is not among them: rows to be scored have none."""
+        return [h for h, c in self.sources.items() if not c.optional and c.role != "price"]
+
+    @property
+    def features(self) -> list[str]:
+        """Names of the model's inputs, in order: exactly the feature columns of the dbt model ``features``."""
+        out: list[str] = ["month_of_year"] if self.observed_on else []
+        for c in self.columns:
+            if c.role != "feature" or (c.type == "text" and not c.encode) or c.type == "date":
+                continue
+            if c.encode == "one_hot":
+                out += [f"{c.name}_is_{slug(v)}" for v in c.values]
+                continue
+            out.append(c.name)
+            if c.relative:
+                out.append(f"{c.name}_to_level")
+        for e in self.encodings:
+            out += [f"{e.name}_to_level", f"{e.name}_n"] + ([f"{e.name}_frequency"] if e.frequency else [])
+        return out
+
+
+def slug(value: str) -> str:
+    """A category value as part of a column name; the Jinja macro ``slug`` does the same."""
+    return "".join(ch if ch.isascii() and ch.isalnum() else "_" for ch in value.lower())
+
+
+def month_date(month: str) -> dt.date:
+    """First day of ``YYYY-MM``. Raises ValueError with one sentence otherwise."""
+    try:
+        return dt.datetime.strptime(month, "%Y-%m").date()
+    except ValueError:
+        raise ValueError(f"{month!r} is not a month; write YYYY-MM, for example 2022-01") from None
+
+
+def available(root: Path = STAGING) -> list[str]:
+    """Names of all datasets with a contract."""
+    return sorted(p.parent.name for p in root.glob("*/*.yml") if p.stem == p.parent.name)
+
+
+def load(dataset: str, root: Path = STAGING) -> Contract:
+    """Contract of a dataset. Raises ContractError naming file, field and allowed values."""
+    path = root / dataset / f"{dataset}.yml"
+    if not path.is_file():
+        raise ContractError(f"unknown dataset {dataset!r}; known are: {', '.join(available(root))}")
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        block: dict[str, Any] = next(
+            m["config"]["meta"]["contract"] for m in document["models"] if m["name"] == f"stg_{dataset}__observations"
+        )
+    except (KeyError, StopIteration, TypeError):
+        raise ContractError(
+            f"{path}: no config.meta.contract under a model named stg_{dataset}__observations"
+        ) from None
+    try:
+        return Contract.model_validate({"name": dataset, **block})
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in e['loc']) or 'contract'}: {e['msg']} (got {str(e['input'])[:60]!r})"
+            for e in error.errors()
+        )
+        raise ContractError(f"{path}: {problems}") from None

@@ -1,0 +1,94 @@
+"""Where things are and how much of the machine may be used, from ``HOUSING_*`` variables or ``.env``.
+
+Nothing about a dataset stands here (see ``ml/contract.py``), nothing about a model (see ``ml/params.yml``).
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+#: No shipped tool reports home. Set before any of them is imported.
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DAGSTER_DISABLE_TELEMETRY": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+}
+
+
+class Settings(BaseSettings):
+    """Settings of one process. Every path below ``home`` is derived from it and from ``dataset``."""
+
+    model_config = SettingsConfigDict(env_prefix="HOUSING_", env_file=".env", extra="ignore", frozen=True)
+
+    home: Path = Field(default=Path("data"), description="folder of all state; deleting it is a clean start")
+    dataset: str = Field(default="housets", pattern=r"^[a-z][a-z0-9_]*$", description="which contract to use")
+    threads: int = Field(default=2, ge=1, description="threads of DuckDB and XGBoost")
+    memory_limit: str = Field(default="1200MB", pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
+    lock_timeout_s: float = Field(default=1800.0, gt=0, description="how long a run waits for the warehouse")
+
+    @field_validator("home")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        return value.expanduser().resolve()
+
+    @property
+    def landing(self) -> Path:
+        return self.home / "landing" / self.dataset
+
+    @property
+    def quarantine(self) -> Path:
+        return self.home / "quarantine" / self.dataset
+
+    @property
+    def warehouse(self) -> Path:
+        return self.home / "warehouse" / f"{self.dataset}.duckdb"
+
+    @property
+    def published(self) -> Path:
+        return self.home / "published" / f"{self.dataset}.duckdb"
+
+    @property
+    def dbt_target(self) -> Path:
+        return self.home / "dbt" / self.dataset
+
+    @property
+    def dagster_home(self) -> Path:
+        return self.home / "dagster"
+
+    @property
+    def registered_model(self) -> str:
+        """Name of the dataset's model in the MLflow registry."""
+        return f"housing_{self.dataset}"
+
+    @property
+    def mlflow_uri(self) -> str:
+        """``MLFLOW_TRACKING_URI`` or a SQLite store; absolute, or each working directory has its own registry."""
+        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        return self.home / "mlflow" / "artifacts"
+
+    @cached_property
+    def environment(self) -> dict[str, str]:
+        """Variables that dbt and Dagster subprocesses need to find the same state."""
+        return {
+            **QUIET,
+            "HOUSING_HOME": str(self.home),
+            "HOUSING_DATASET": self.dataset,
+            "HOUSING_THREADS": str(self.threads),
+            "HOUSING_MEMORY_LIMIT": self.memory_limit,
+            "DBT_PROFILES_DIR": str(PROJECT_ROOT / "warehouse"),
+            "DBT_TARGET_PATH": str(self.dbt_target),
+            "DBT_LOG_PATH": str(self.dbt_target / "logs"),
+            "DAGSTER_HOME": str(self.dagster_home),
+        }

@@ -1,0 +1,135 @@
+"""The DuckDB file: connections, the one-writer lock, and the tables that Python (not dbt) writes.
+
+Models over these tables belong in ``warehouse/``; the read-only snapshot in ``dagster_project/published``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import duckdb
+
+from ml.contract import Contract
+from ml.settings import Settings
+
+#: Columns that ingestion adds to every landed row.
+PROVENANCE = {"_file": "VARCHAR", "_row": "BIGINT", "_loaded_at": "TIMESTAMP", "_batch": "BIGINT"}
+
+OWNED_TABLES = """
+create schema if not exists raw;
+create schema if not exists training;
+create schema if not exists predictions;
+create table if not exists raw.files (
+    file varchar not null, sha256 varchar, bytes bigint, mtime_ns bigint, rows bigint, status varchar not null,
+    reason varchar, batch bigint not null, loaded_at timestamp not null, extra_columns varchar[], report varchar
+);
+create table if not exists training.model_versions (
+    model_version varchar primary key, dataset varchar, created_at timestamp, status varchar, reasons varchar[],
+    trained_from date, trained_through date, eval_from date, n_train bigint, n_eval bigint, features bigint,
+    best_iteration bigint, training_median_price double, eval_mae double, eval_rmse double, eval_r2 double,
+    eval_mdape_pct double, eval_baseline_mae double, seed bigint, data_fingerprint varchar, model_sha256 varchar,
+    git_commit varchar, run_id varchar, model_uri varchar
+);
+create table if not exists training.model_aliases (
+    alias varchar not null, model_version varchar not null, previous_version varchar, moved_at timestamp not null,
+    actor varchar not null, reason varchar not null
+);
+create table if not exists predictions.predictions (
+    observation_id varchar not null, model_version varchar not null, kind varchar not null, split varchar not null,
+    observed_on date, month date not null, area varchar, locality varchar, predicted_price double,
+    scored_at timestamp not null, run_id varchar not null, primary key (observation_id, model_version)
+);
+"""
+
+
+class WarehouseBusyError(RuntimeError):
+    """Another process holds the warehouse; the message says which and since when."""
+
+
+def quoted(name: str) -> str:
+    """SQL identifier, safe for any header."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@contextmanager
+def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connection to the working warehouse within the configured memory and threads; closed on exit."""
+    settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
+    connection = duckdb.connect(
+        str(settings.warehouse),
+        read_only=read_only,
+        config={"memory_limit": settings.memory_limit, "threads": settings.threads},
+    )
+    try:
+        # a bar over a pipe or a web server's log is noise; DuckDB shows it for long statements by itself
+        connection.execute("set enable_progress_bar = false")
+        yield connection
+    finally:
+        connection.close()
+
+
+def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
+    """Create what Python owns; safe to repeat. Columns that a contract gained since are added to ``raw``."""
+    connection.execute(OWNED_TABLES)
+    columns = {**dict.fromkeys(contract.sources, "VARCHAR"), **PROVENANCE}
+    definition = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
+    connection.execute(f"create table if not exists raw.observations ({definition})")
+    for name, kind in columns.items():
+        connection.execute(f"alter table raw.observations add column if not exists {quoted(name)} {kind}")
+
+
+@contextmanager
+def warehouse_lock(settings: Settings, purpose: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the dataset's one-writer lock. The kernel releases it when the process dies, however it dies.
+
+    ``waiting`` is called once with a sentence that names the holder. Raises WarehouseBusyError after
+    ``settings.lock_timeout_s`` seconds. Re-entrant across a run through ``HOUSING_LOCK_HELD``.
+    """
+    path = settings.warehouse.with_suffix(".lock")
+    if os.environ.get("HOUSING_LOCK_HELD") == str(path):
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + settings.lock_timeout_s
+    with path.open("a+", encoding="utf-8") as handle:
+        told = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = path.read_text(encoding="utf-8").strip()
+                sentence = f"the warehouse of {settings.dataset} is held by {_describe(holder)}"
+                if time.monotonic() > deadline:
+                    raise WarehouseBusyError(f"{sentence}; try again when it has ended") from None
+                if waiting and not told:
+                    waiting(f"{sentence}; waiting for it")
+                    told = True
+                time.sleep(0.2)
+        handle.seek(0)
+        handle.truncate()
+        json.dump(
+            {"pid": os.getpid(), "purpose": purpose, "since": datetime.now(UTC).isoformat("T", "seconds")},
+            handle,
+        )
+        handle.flush()
+        os.environ["HOUSING_LOCK_HELD"] = str(path)
+        try:
+            yield
+        finally:
+            del os.environ["HOUSING_LOCK_HELD"]
+            handle.truncate(0)
+
+
+def _describe(holder: str) -> str:
+    try:
+        fields = json.loads(holder)
+        return f"process {fields['pid']} ({fields['purpose']}, since {fields['since']})"
+    except (ValueError, KeyError):
+        return "another process"
