@@ -1,0 +1,100 @@
+{#
+  Cleaning by contract: bounds, missing values, required columns, price rules. Reasons are lists of
+  `column:problem`; the booleans follow from them.
+#}
+
+{# Condition under which a value stands for missing (numbers; texts were handled while parsing). #}
+{% macro stands_for_missing(c) %}
+  {% set numbers = missing_values(c).numbers %}
+  {{ return(c.name ~ ' in (' ~ numbers | join(', ') ~ ')' if numbers else none) }}
+{% endmacro %}
+
+{% macro out_of_range(c) %}
+  {% set tests = [] %}
+  {% if c.min is defined %}{% do tests.append(c.name ~ ' < ' ~ c.min) %}{% endif %}
+  {% if c.max is defined %}{% do tests.append(c.name ~ ' > ' ~ c.max) %}{% endif %}
+  {{ return('(' ~ tests | join(' or ') ~ ')' if tests else none) }}
+{% endmacro %}
+
+{# Value after treatment: null when it stands for missing or lies outside its bounds. #}
+{% macro treated_value(c) %}
+  {% set conditions = [] %}
+  {% if stands_for_missing(c) %}{% do conditions.append(stands_for_missing(c)) %}{% endif %}
+  {% if out_of_range(c) and c.role | default('feature') != 'price' %}{% do conditions.append(out_of_range(c)) %}{% endif %}
+  {{ return('case when ' ~ conditions | join(' or ') ~ ' then null else ' ~ c.name ~ ' end' if conditions else c.name) }}
+{% endmacro %}
+
+{# Labels of single values: the row stays, the value does not. #}
+{% macro value_labels() %}
+  {% set labels = [] %}
+  {% for c in contract_columns() if c.role | default('feature') != 'price' %}
+    {% if stands_for_missing(c) %}
+      {% do labels.append('case when ' ~ stands_for_missing(c) ~ " then '" ~ c.name ~ ":missing' end") %}
+    {% endif %}
+    {% if out_of_range(c) and c.outside | default('null') == 'null' %}
+      {% set unless_missing = ' and not ' ~ stands_for_missing(c) if stands_for_missing(c) else '' %}
+      {% do labels.append('case when ' ~ out_of_range(c) ~ unless_missing ~ " then '" ~ c.name ~ ":out_of_range' end") %}
+    {% endif %}
+    {% if c.encode is defined %}
+      {% do labels.append('case when ' ~ c.name ~ ' not in (' ~ literals(c['values']) ~ ") then '" ~ c.name ~ ":unseen_value' end") %}
+    {% endif %}
+  {% endfor %}
+  {{ return(labels) }}
+{% endmacro %}
+
+{# Reasons to reject a row, from its features and keys only, never its price. #}
+{% macro row_reasons() %}
+  {% set reasons = [] %}
+  {% for c in contract_columns() if c.role | default('feature') != 'price' %}
+    {% if c.required | default(false) %}
+      {% do reasons.append('case when ' ~ c.name ~ " is null then '" ~ c.name ~ ":missing' end") %}
+    {% endif %}
+    {% if out_of_range(c) and c.outside | default('null') == 'reject' %}
+      {% do reasons.append('case when ' ~ out_of_range(c) ~ " then '" ~ c.name ~ ":out_of_range' end") %}
+    {% endif %}
+  {% endfor %}
+  {{ return(reasons) }}
+{% endmacro %}
+
+{# Reasons why a price is not used as a label. A price that is absent is no fault: the row is to be scored. #}
+{% macro price_reasons() %}
+  {% set reasons = [] %}
+  {% for c in contract_columns('price') %}
+    {% if out_of_range(c) %}
+      {% do reasons.append('case when ' ~ out_of_range(c) ~ " then '" ~ c.name ~ ":out_of_range' end") %}
+    {% endif %}
+    {% do reasons.append('case when ' ~ list_has('parse_labels', c.name ~ ':not_a_number') ~ " then '" ~ c.name ~ ":not_a_number' end") %}
+  {% endfor %}
+  {{ return(reasons) }}
+{% endmacro %}
+
+{% macro literals(values) %}
+  {% set out = [] %}
+  {% for value in values %}{% do out.append(literal(value)) %}{% endfor %}
+  {{ return(out | join(', ')) }}
+{% endmacro %}
+
+{# Month of an observation; datasets without dates live in one month. #}
+{% macro observation_month() %}
+  {{ return(month_of('observed_on') if contract().observed_on else "date '1970-01-01'") }}
+{% endmacro %}
+
+{# Split of the contract's default window: by month where there are dates, by a stable hash of the key elsewhere. #}
+{% macro split_of(month, observation_id, price, price_reasons) %}
+  {% set split = contract().split %}
+  {% if contract().observed_on %}
+    {% set through = "date '" ~ split.trained_through ~ "-01'" %}
+    {% set is_train = month ~ ' <= ' ~ add_months(through, '-' ~ (split.eval_months | default(12))) %}
+    {% set is_eval = month ~ ' <= ' ~ through %}
+  {% else %}
+    {% set share = hash_share(observation_id) %}
+    {% set is_train = share ~ ' >= ' ~ ((split.eval_share | default(0.2)) + (split.holdout_share | default(0.2))) %}
+    {% set is_eval = share ~ ' >= ' ~ (split.holdout_share | default(0.2)) %}
+  {% endif %}
+        case
+            when {{ price }} is null and {{ list_size(price_reasons) }} = 0 then 'to_score'
+            when {{ is_train }} then 'train'
+            when {{ is_eval }} then 'eval'
+            else 'holdout'
+        end
+{%- endmacro %}

@@ -1,0 +1,73 @@
+{#
+  Point-in-time encodings by contract: names of key columns and the price level that features are relative to.
+#}
+
+{# Value of an encoding's key set; parts joined by a character that no key holds. #}
+{% macro encoding_key(keys) %}
+  {% if not keys %}{{ return("'all'") }}{% endif %}
+  {{ return('concat_ws(chr(31), ' ~ keys | join(', ') ~ ')' if keys | length > 1 else keys[0]) }}
+{% endmacro %}
+
+{# What encodings average: the logarithm of the price, per unit of size where the contract names one. #}
+{% macro log_price() %}
+  {% set size = contract().size %}
+  {{ return('ln(price / ' ~ size ~ ')' if size else 'ln(price)') }}
+{% endmacro %}
+
+{# As-of price level: the first of the contract's encodings or columns that is known; 0 without any. #}
+{% macro level() %}
+  {% set k = contract() %}
+  {% if not k.level %}{{ return('0.0') }}{% endif %}
+  {% set names = k.encodings | map(attribute='name') | list %}
+  {% set parts = [] %}
+  {% for name in k.level %}
+    {% if name in names %}
+      {% do parts.append('case when ' ~ name ~ '_n > 0 then ' ~ name ~ '_value end') %}
+    {% else %}
+      {% do parts.append('case when ' ~ name ~ ' > 0 then ln(' ~ name ~ ') end') %}
+    {% endif %}
+  {% endfor %}
+  {% set last = k.level | select('in', names) | list | last %}
+  {% if last %}{% do parts.append(last ~ '_value') %}{% endif %}
+  {{ return('coalesce(' ~ parts | join(', ') ~ ')') }}
+{% endmacro %}
+
+{# Price by the first of these encodings that has history, without smoothing; null where none has. #}
+{% macro encoded_price(names) %}
+  {% set parts = [] %}
+  {% for name in names %}{% do parts.append(name ~ '_mean') %}{% endfor %}
+  {% if not parts %}{{ return('cast(null as double)') }}{% endif %}
+  {{ return('exp(coalesce(' ~ parts | join(', ') ~ ')' ~ (' + log_size' if contract().size else '') ~ ')') }}
+{% endmacro %}
+
+{# The model's inputs in the order of Contract.features in ml/contract.py, which a test compares. #}
+{% macro feature_columns() %}
+  {% set k, out = contract(), [] %}
+  {% if k.observed_on %}{% do out.append({'name': 'month_of_year', 'expression': 'month(month)'}) %}{% endif %}
+  {% for c in contract_columns('feature') %}
+    {% if c.encode is defined and c.encode == 'one_hot' %}
+      {% for value in c['values'] %}
+        {% do out.append({
+            'name': c.name ~ '_is_' ~ slug(value),
+            'expression': 'case when ' ~ c.name ~ ' = ' ~ literal(value) ~ ' then 1 when ' ~ c.name ~ ' is not null then 0 end'}) %}
+      {% endfor %}
+    {% elif c.encode is defined %}
+      {% set branches = [] %}
+      {% for value in c['values'] %}{% do branches.append('when ' ~ literal(value) ~ ' then ' ~ loop.index) %}{% endfor %}
+      {% do out.append({'name': c.name, 'expression': 'case ' ~ c.name ~ ' ' ~ branches | join(' ') ~ ' end'}) %}
+    {% else %}
+      {% do out.append({'name': c.name, 'expression': c.name}) %}
+      {% if c.relative | default(false) %}
+        {% do out.append({
+            'name': c.name ~ '_to_level',
+            'expression': 'case when ' ~ c.name ~ ' > 0 then ln(' ~ c.name ~ ') - price_level end'}) %}
+      {% endif %}
+    {% endif %}
+  {% endfor %}
+  {% for e in k.encodings %}
+    {% do out.append({'name': e.name ~ '_to_level', 'expression': e.name ~ '_value - price_level'}) %}
+    {% do out.append({'name': e.name ~ '_n', 'expression': e.name ~ '_n'}) %}
+    {% if e.frequency | default(false) %}{% do out.append({'name': e.name ~ '_frequency', 'expression': e.name ~ '_frequency'}) %}{% endif %}
+  {% endfor %}
+  {{ return(out) }}
+{% endmacro %}

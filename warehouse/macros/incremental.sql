@@ -1,0 +1,34 @@
+{#
+  Incremental models: what a new load touches is rebuilt, everything else stays. A rebuilt month depends only on
+  rows that stand in the warehouse, so the result equals a full refresh row for row.
+#}
+
+{# First month touched by loads that this model has not seen, as a date literal; none when nothing is new. #}
+{% macro changed_from() %}
+  {% set labelled = ref('int_observations_labelled') %}
+  {% set found = run_query(
+      "select cast(min(month) as varchar) from " ~ labelled ~ " where observation_id in ("
+      ~ "select observation_id from " ~ labelled ~ " where _batch > ("
+      ~ "select coalesce(max(built_through_batch), -1) from " ~ this ~ "))").columns[0].values()[0] %}
+  {{ return("date '" ~ found ~ "'" if found else none) }}
+{% endmacro %}
+
+{# Condition on `month` for rows to be built in this run. Rendered before anything is deleted. #}
+{% macro months_to_build(column='month') %}
+  {% if not (execute and is_incremental()) %}{{ return('true') }}{% endif %}
+  {% set from_month = changed_from() %}
+  {{ return(column ~ ' >= ' ~ from_month if from_month else 'false') }}
+{% endmacro %}
+
+{# Pre-hook, in the model's transaction: what will be built again is forgotten first. #}
+{% macro forget_months_to_build() %}
+  {% if execute and is_incremental() %}delete from {{ this }} where {{ months_to_build() }}{% endif %}
+{% endmacro %}
+
+{# Highest load that stands in the labelled observations. #}
+{% macro latest_batch() %}(select coalesce(max(_batch), -1) from {{ ref('int_observations_labelled') }}){% endmacro %}
+
+{# Highest value of a column that stands in a relation, as a literal. #}
+{% macro latest_value(relation, column) %}
+  {{ return(run_query("select coalesce(max(" ~ column ~ "), -1) from " ~ relation).columns[0].values()[0]) }}
+{% endmacro %}

@@ -1,0 +1,41 @@
+-- The meaning of the contract's rules, row by row. A view: the bundle runs this very text over a request.
+with staged as (
+    select * from {{ ref(staging_model()) }}
+),
+
+judged as (
+    select
+        *,
+        {{ observation_month() }} as month,
+        {{ joined_lists(['parse_labels', compact_list(value_labels())]) }} as labels,
+        {{ compact_list(price_reasons()) }} as price_reasons
+    from staged
+),
+
+treated as (
+    select
+        {{ provenance_columns() }},
+        observation_id,
+        observed_on,
+        month,
+        price,
+        area,
+        locality,
+        labels,
+        price_reasons,
+        {{ compact_list(row_reasons()) }} as reasons
+        {%- for c in contract_columns() %},
+        {{ treated_value(c) }} as {{ c.name }}
+        {%- endfor %}
+    from judged
+),
+
+final as (
+    select
+        *,
+        price is not null and {{ list_size('price_reasons') }} = 0 as is_price_valid,
+{{ split_of('month', 'observation_id', 'price', 'price_reasons') }} as split
+    from treated
+)
+
+select * from final

@@ -1,0 +1,26 @@
+-- Features with their label and split.
+with features as (
+    select * from {{ ref('features') }}
+),
+
+final as (
+    select
+        observation_id,
+        observed_on,
+        month,
+        area,
+        locality,
+        price,
+        is_price_valid,
+        split,
+        ln(price) - target_offset as target,
+        target_offset,
+        persistence_price,
+        last_year_price
+        {%- for feature in feature_columns() %},
+        {{ feature.name }}
+        {%- endfor %}
+    from features
+)
+
+select * from final
