@@ -119,6 +119,7 @@ class Contract(_Block):
     currency: str
     key: list[Name] = Field(min_length=1, description="natural key; observation_id is its hash")
     observed_on: Name | None = Field(description="date column; null: the dataset has no dates")
+    first_month: Month = Field(default="1970-01", description="first month that can be scored; starts the partitions")
     price: Name
     size: Name | None = Field(default=None, description="price levels are per unit of this column")
     area: Name
@@ -165,6 +166,8 @@ class Contract(_Block):
             raise ValueError("split.trained_through: a dataset with dates is split by time, for example '2021-12'")
         if not self.observed_on and (self.split.eval_share is None or self.split.holdout_share is None):
             raise ValueError("split: a dataset without dates needs eval_share and holdout_share")
+        if self.observed_on and self.first_month == "1970-01":
+            raise ValueError("first_month: a dataset with dates needs the first month that can be scored, like '2017-01'")
         if not self.observed_on and self.encodings:
             raise ValueError(
                 "encodings: without dates nothing is strictly earlier; remove encodings or add observed_on"

@@ -25,47 +25,48 @@
 {% endmacro %}
 
 {# Labels of single values: the row stays, the value does not. #}
-{% macro value_labels() %}
-  {% set labels = [] %}
+{% macro value_problems() %}
+  {% set problems = [] %}
   {% for c in contract_columns() if c.role | default('feature') != 'price' %}
     {% if stands_for_missing(c) %}
-      {% do labels.append('case when ' ~ stands_for_missing(c) ~ " then '" ~ c.name ~ ":missing' end") %}
+      {% do problems.append({'when': stands_for_missing(c), 'label': c.name ~ ':missing'}) %}
     {% endif %}
     {% if out_of_range(c) and c.outside | default('null') == 'null' %}
       {% set unless_missing = ' and not ' ~ stands_for_missing(c) if stands_for_missing(c) else '' %}
-      {% do labels.append('case when ' ~ out_of_range(c) ~ unless_missing ~ " then '" ~ c.name ~ ":out_of_range' end") %}
+      {% do problems.append({'when': out_of_range(c) ~ unless_missing, 'label': c.name ~ ':out_of_range'}) %}
     {% endif %}
     {% if c.encode is defined %}
-      {% do labels.append('case when ' ~ c.name ~ ' not in (' ~ literals(c['values']) ~ ") then '" ~ c.name ~ ":unseen_value' end") %}
+      {% do problems.append({'when': c.name ~ ' not in (' ~ literals(c['values']) ~ ')', 'label': c.name ~ ':unseen_value'}) %}
     {% endif %}
   {% endfor %}
-  {{ return(labels) }}
+  {{ return(problems) }}
 {% endmacro %}
 
 {# Reasons to reject a row, from its features and keys only, never its price. #}
-{% macro row_reasons() %}
-  {% set reasons = [] %}
+{% macro row_problems() %}
+  {% set problems = [] %}
   {% for c in contract_columns() if c.role | default('feature') != 'price' %}
     {% if c.required | default(false) %}
-      {% do reasons.append('case when ' ~ c.name ~ " is null then '" ~ c.name ~ ":missing' end") %}
+      {% do problems.append({'when': c.name ~ ' is null', 'label': c.name ~ ':missing'}) %}
     {% endif %}
     {% if out_of_range(c) and c.outside | default('null') == 'reject' %}
-      {% do reasons.append('case when ' ~ out_of_range(c) ~ " then '" ~ c.name ~ ":out_of_range' end") %}
+      {% do problems.append({'when': out_of_range(c), 'label': c.name ~ ':out_of_range'}) %}
     {% endif %}
   {% endfor %}
-  {{ return(reasons) }}
+  {{ return(problems) }}
 {% endmacro %}
 
 {# Reasons why a price is not used as a label. A price that is absent is no fault: the row is to be scored. #}
-{% macro price_reasons() %}
-  {% set reasons = [] %}
+{% macro price_problems() %}
+  {% set problems = [] %}
   {% for c in contract_columns('price') %}
     {% if out_of_range(c) %}
-      {% do reasons.append('case when ' ~ out_of_range(c) ~ " then '" ~ c.name ~ ":out_of_range' end") %}
+      {% do problems.append({'when': out_of_range(c), 'label': c.name ~ ':out_of_range'}) %}
     {% endif %}
-    {% do reasons.append('case when ' ~ list_has('parse_labels', c.name ~ ':not_a_number') ~ " then '" ~ c.name ~ ":not_a_number' end") %}
+    {% set unreadable = c.name ~ ':not_a_number' %}
+    {% do problems.append({'when': list_has('parse_labels', unreadable), 'label': unreadable}) %}
   {% endfor %}
-  {{ return(reasons) }}
+  {{ return(problems) }}
 {% endmacro %}
 
 {% macro literals(values) %}

@@ -71,3 +71,13 @@
   {% endfor %}
   {{ return(out) }}
 {% endmacro %}
+
+{# Columns besides month and price that encodings read, each once. #}
+{% macro encoding_inputs() %}
+  {% set k, out = contract(), [] %}
+  {% if k.size %}{% do out.append(k.size) %}{% endif %}
+  {% for e in k.encodings %}
+    {% for name in e['keys'] if name not in out %}{% do out.append(name) %}{% endfor %}
+  {% endfor %}
+  {{ return(out) }}
+{% endmacro %}

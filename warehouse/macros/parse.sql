@@ -5,7 +5,7 @@
 
 {% macro provenance_columns() %}{{ return('_file, _row, _loaded_at, _batch') }}{% endmacro %}
 
-{# Trimmed text of a landed column, null when empty. #}
+{# Landed text, null when empty; numbers need no trimming, because the cast ignores white space. #}
 {% macro landed_text(c) %}
   {% set text = 'trim(' ~ quoted(c.source) ~ ')' %}
   {% if c.strip %}{% set text = 'trim(' ~ text ~ ', ' ~ literal(c.strip) ~ ')' %}{% endif %}
@@ -23,44 +23,46 @@
 
 {% macro typed_value(c) %}
   {% set type = c.type | default('number') %}
-  {% set missing = missing_values(c) %}
+  {% if type == 'number' %}{{ return(try_number(quoted(c.source))) }}{% endif %}
   {% set text = landed_text(c) %}
-  {% for value in missing.texts %}{% set text = 'nullif(' ~ text ~ ', ' ~ value ~ ')' %}{% endfor %}
-  {% if type == 'text' %}{{ return(text) }}{% endif %}
-  {% if type == 'date' %}{{ return(try_date(text, c.format)) }}{% endif %}
-  {# NaN and Infinity are numbers to a parser and no value to anybody else #}
-  {% set number = 'nullif(nullif(nullif(' ~ try_number(text) ~ ", cast('nan' as double)), cast('infinity' as double)), cast('-infinity' as double))" %}
-  {{ return(number) }}
+  {% for value in missing_values(c).texts %}{% set text = 'nullif(' ~ text ~ ', ' ~ value ~ ')' %}{% endfor %}
+  {{ return(try_date(text, c.format) if type == 'date' else text) }}
 {% endmacro %}
 
-{# `select` of all landed columns under the contract's names and types, with `parse_labels`. #}
+{# All landed columns under the contract's names and types, with `parse_labels`. #}
 {% macro parse_landed() %}
     select
-        {{ provenance_columns() }},
-        {%- for c in contract_columns('landed') %}
-        {{ typed_value(c) }} as {{ c.name }},
-        {%- endfor %}
-        {{ compact_list(parse_labels()) }} as parse_labels
-    from {{ source('raw', 'observations') }}
+        *,
+        {{ labels_of(parse_problems()) }} as parse_labels
+    from (
+        select
+            {{ provenance_columns() }}
+            {%- for c in contract_columns('landed') %},
+            {{ typed_value(c) }} as {{ c.name }},
+            {{ quoted(c.source) }} as {{ quoted('landed ' ~ c.name) }}
+            {%- endfor %}
+        from {{ source('raw', 'observations') }}
+    ) as typed
 {% endmacro %}
 
-{% macro parse_labels() %}
-  {% set labels = [] %}
+{# What could not be read, and texts that stand for missing, as pairs of condition and label. #}
+{% macro parse_problems() %}
+  {% set problems = [] %}
   {% for c in contract_columns('landed') %}
     {% set type = c.type | default('number') %}
+    {% set landed = 'trim(' ~ quoted('landed ' ~ c.name) ~ ')' %}
+    {% set missing = missing_values(c).texts | join(', ') %}
     {% if type != 'text' %}
-      {% set problem = ':not_a_date' if type == 'date' else ':not_a_number' %}
-      {% do labels.append(
-          "case when " ~ typed_value(c) ~ " is null and " ~ landed_text(c) ~ " is not null"
-          ~ (" and " ~ landed_text(c) ~ " not in (" ~ missing_values(c).texts | join(', ') ~ ")" if missing_values(c).texts else "")
-          ~ " then '" ~ c.name ~ problem ~ "' end") %}
+      {% do problems.append({
+          'when': c.name ~ ' is null and ' ~ quoted('landed ' ~ c.name) ~ ' is not null and '
+              ~ landed ~ " not in (''" ~ (', ' ~ missing if missing else '') ~ ')',
+          'label': c.name ~ (':not_a_date' if type == 'date' else ':not_a_number')}) %}
     {% endif %}
-    {% if missing_values(c).texts %}
-      {% do labels.append(
-          "case when " ~ landed_text(c) ~ " in (" ~ missing_values(c).texts | join(', ') ~ ") then '" ~ c.name ~ ":missing' end") %}
+    {% if missing %}
+      {% do problems.append({'when': landed ~ ' in (' ~ missing ~ ')', 'label': c.name ~ ':missing'}) %}
     {% endif %}
   {% endfor %}
-  {{ return(labels) }}
+  {{ return(problems) }}
 {% endmacro %}
 
 {# Final columns of every staging model: provenance, canonical columns, then the dataset's own. #}

@@ -6,7 +6,10 @@
 {% macro quoted(name) %}{{ return(adapter.quote(name)) }}{% endmacro %}
 
 {% macro try_number(text) %}{{ return(adapter.dispatch('try_number')(text)) }}{% endmacro %}
-{% macro default__try_number(text) %}{{ return('try_cast(' ~ text ~ ' as double)') }}{% endmacro %}
+{% macro default__try_number(text) %}
+  {# NaN and Infinity are numbers to a parser and no value to anybody else #}
+  {{ return('case when isfinite(try_cast(' ~ text ~ ' as double)) then try_cast(' ~ text ~ ' as double) end') }}
+{% endmacro %}
 
 {% macro try_date(text, format) %}{{ return(adapter.dispatch('try_date')(text, format)) }}{% endmacro %}
 {% macro default__try_date(text, format) %}{{ return("cast(try_strptime(" ~ text ~ ", '" ~ format ~ "') as date)") }}{% endmacro %}
@@ -19,12 +22,28 @@
 {% macro hash_share(hash) %}{{ return(adapter.dispatch('hash_share')(hash)) }}{% endmacro %}
 {% macro default__hash_share(hash) %}{{ return("(cast('0x' || substr(" ~ hash ~ ", 1, 8) as bigint) / 4294967296.0)") }}{% endmacro %}
 
-{# Array of the expressions that are not null, in order. #}
-{% macro compact_list(expressions) %}{{ return(adapter.dispatch('compact_list')(expressions)) }}{% endmacro %}
-{% macro default__compact_list(expressions) -%}
-  {%- if not expressions -%}{{ return('cast([] as varchar[])') }}{%- endif -%}
-  {{ return('list_filter([' ~ expressions | join(',\n            ') ~ '], lambda x: x is not null)') }}
+{# Array of the labels whose condition holds, in order. Few rows have any, so only they build a list. #}
+{% macro labels_of(problems) %}{{ return(adapter.dispatch('labels_of')(problems)) }}{% endmacro %}
+{% macro default__labels_of(problems) -%}
+  {%- if not problems -%}{{ return('cast([] as varchar[])') }}{%- endif -%}
+  {%- set cases = [] -%}
+  {%- for p in problems -%}
+    {%- do cases.append('case when ' ~ p.when ~ " then '" ~ p.label ~ "' end") -%}
+  {%- endfor -%}
+        case
+            when {{ wrapped_conditions(problems) }}
+                then list_filter([
+                    {{ cases | join(',\n                    ') }}
+                ], lambda x: x is not null)
+            else cast([] as varchar[])
+        end
 {%- endmacro %}
+
+{% macro wrapped_conditions(problems) %}
+  {% set out = [] %}
+  {% for p in problems %}{% do out.append('(' ~ p.when ~ ')') %}{% endfor %}
+  {{ return(out | join('\n                or ')) }}
+{% endmacro %}
 
 {% macro joined_lists(lists) %}{{ return(adapter.dispatch('joined_lists')(lists)) }}{% endmacro %}
 {% macro default__joined_lists(lists) %}{{ return('list_concat(' ~ lists | join(', ') ~ ')') }}{% endmacro %}
@@ -54,3 +73,6 @@
 {% macro default__first_of_month(year, month) %}
   {{ return('case when ' ~ month ~ ' between 1 and 12 and ' ~ year ~ ' between 1 and 9999 then make_date(cast(' ~ year ~ ' as integer), cast(' ~ month ~ ' as integer), 1) end') }}
 {% endmacro %}
+
+{% macro list_of(values) %}{{ return(adapter.dispatch('list_of')(values)) }}{% endmacro %}
+{% macro default__list_of(values) %}{{ return('[' ~ values | join(', ') ~ ']') }}{% endmacro %}

@@ -7,7 +7,14 @@
 -- row never reaches its own month. Logarithms are added as whole millionths, so that the sums are exact and an
 -- increment equals a full refresh bit for bit.
 with observations as (
-    select * from {{ ref('int_observations') }}
+    select
+        month,
+        price,
+        is_price_valid
+        {%- for name in encoding_inputs() %},
+        {{ name }}
+        {%- endfor %}
+    from {{ ref('int_observations') }}
 ),
 
 last_month as (

@@ -7,8 +7,8 @@ judged as (
     select
         *,
         {{ observation_month() }} as month,
-        {{ joined_lists(['parse_labels', compact_list(value_labels())]) }} as labels,
-        {{ compact_list(price_reasons()) }} as price_reasons
+        {{ joined_lists(['parse_labels', labels_of(value_problems())]) }} as labels,
+        {{ labels_of(price_problems()) }} as price_reasons
     from staged
 ),
 
@@ -23,7 +23,7 @@ treated as (
         locality,
         labels,
         price_reasons,
-        {{ compact_list(row_reasons()) }} as reasons
+        {{ labels_of(row_problems()) }} as reasons
         {%- for c in contract_columns() %},
         {{ treated_value(c) }} as {{ c.name }}
         {%- endfor %}

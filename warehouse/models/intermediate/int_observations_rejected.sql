@@ -29,7 +29,7 @@ final as (
             when {{ list_size('reasons') }} > 0 then reasons
             when split = 'train' and {{ list_size('price_reasons') }} > 0 then price_reasons
             -- valid by itself, so another row of the same key won
-            else {{ compact_list(["'superseded'"]) }}
+            else {{ list_of(["'superseded'"]) }}
         end as reasons
     from not_current
 )
