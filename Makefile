@@ -1,0 +1,44 @@
+# Everything runs in .venv; nothing outside this folder and HOUSING_HOME is touched.
+PYTHON ?= python3
+BIN := .venv/bin
+export DO_NOT_TRACK=1
+
+.PHONY: run test ui lint fmt bench clean
+
+run: .venv/installed
+	@$(BIN)/housing run
+
+ui: .venv/installed
+	@$(BIN)/housing ui
+
+test: .venv/dev lint
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/sqlfluff lint warehouse --processes 2
+	$(BIN)/python -m tests.dbt_parse
+
+fmt: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/sqlfluff fix warehouse
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks.run
+
+# written by: uv pip compile --universal --generate-hashes --no-emit-index-url (see docs/development.md)
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+.venv/dev: .venv/installed requirements-dev.lock
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+clean:
+	rm -rf .venv warehouse/target

@@ -1,0 +1,96 @@
+"""When things run by themselves: jobs, the monthly scoring schedule and the landing sensor.
+
+What a job does stands in the assets. Both are switched on as shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import dagster as dg
+
+from dagster_project.resources import Housing
+
+PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
+MODEL_VERSIONS = dg.AssetKey(["training", "model_versions"])
+
+RANGE_START = "dagster/asset_partition_range_start"
+RANGE_END = "dagster/asset_partition_range_end"
+
+#: Lands and rebuilds tables; trains nothing, scores nothing.
+land_job = dg.define_asset_job(
+    "land",
+    dg.AssetSelection.all() - dg.AssetSelection.assets(PREDICTIONS, MODEL_VERSIONS),
+    description="Load what landed, rebuild what it touches, publish.",
+)
+#: Lands, rebuilds, trains one version and gates it.
+train_job = dg.define_asset_job(
+    "train",
+    dg.AssetSelection.assets(MODEL_VERSIONS).upstream(),
+    description="Load what landed, rebuild features, train a version, gate and register it.",
+)
+#: Scores months with the champion, refreshes monitoring and publishes.
+score_job = dg.define_asset_job(
+    "score",
+    dg.AssetSelection.assets(PREDICTIONS) | dg.AssetSelection.assets(PREDICTIONS).downstream(),
+    description="Score months with the champion, compare with actual prices, publish.",
+)
+#: What follows predictions, without scoring anything.
+monitor_job = dg.define_asset_job(
+    "monitor",
+    dg.AssetSelection.assets(PREDICTIONS).downstream() - dg.AssetSelection.assets(PREDICTIONS),
+    description="Compare predictions with actual prices and publish.",
+)
+JOBS = [land_job, train_job, score_job, monitor_job]
+
+
+def months_tag(first: str, last: str) -> dict[str, str]:
+    """Run tags that select a range of monthly partitions (keys ``YYYY-MM-01``)."""
+    return {RANGE_START: first, RANGE_END: last}
+
+
+@dg.schedule(
+    job=score_job,
+    cron_schedule="0 6 1 * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="On the first of the month, score the month that has closed.",
+)
+def score_monthly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    now = context.scheduled_execution_time or datetime.now(UTC)
+    year, month = (now.year, now.month - 1) if now.month > 1 else (now.year - 1, 12)
+    key = f"{year:04d}-{month:02d}-01"
+    return dg.RunRequest(run_key=key, partition_key=key)
+
+
+@dg.sensor(
+    job=land_job,
+    minimum_interval_seconds=15 * 60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Every 15 minutes, start the job `land` once for each change of the landing folder.",
+)
+def landing_sensor(
+    context: dg.SensorEvaluationContext, housing: Housing
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    listing = landing_listing(housing)
+    if not listing:
+        yield dg.SkipReason(f"no files in {housing.settings.landing}")
+    elif listing == context.cursor:
+        yield dg.SkipReason("nothing new has landed")
+    else:
+        # the run key makes the request idempotent, should the cursor be lost
+        yield dg.RunRequest(run_key=listing)
+        context.update_cursor(listing)
+
+
+def landing_listing(housing: Housing) -> str:
+    """Digest of names, sizes and times of the landed files; empty when there are none."""
+    folder = housing.settings.landing
+    entries = sorted(
+        f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}"
+        for p in (folder.iterdir() if folder.is_dir() else ())
+        # half-copied files have other endings
+        if p.suffix in {".csv", ".parquet"}
+    )
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()[:32] if entries else ""

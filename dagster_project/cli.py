@@ -1,0 +1,213 @@
+"""The ``housing`` command: the same Dagster jobs as the UI, run in this process, and questions to the snapshot.
+
+Nothing is computed here; every command starts a job or reads the published snapshot.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ml.settings import QUIET, Settings
+
+os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
+
+app = typer.Typer(
+    name="housing",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="""House-price prediction that lives in the warehouse.
+
+    Files land, dbt cleans and encodes them, XGBoost is trained and gated, months are scored, SQL says how good it is.
+    All state stands below HOUSING_HOME (default ./data). Start with: housing run""",
+)
+
+Dataset = Annotated[
+    str | None, typer.Option("--dataset", "-d", help="Contract to use [default: $HOUSING_DATASET or housets].")
+]
+Format = Annotated[str, typer.Option("--format", "-f", help="table, csv or json.")]
+
+
+def _settings(dataset: str | None) -> Settings:
+    """Settings with the dataset checked, so that a typing error is told before anything starts."""
+    from ml.contract import load
+
+    settings = Settings(dataset=dataset) if dataset else Settings()
+    load(settings.dataset)
+    return settings
+
+
+@app.command()
+def run(
+    dataset: Dataset = None,
+    source: Annotated[Path | None, typer.Option("--from", help="File or folder to land first.")] = None,
+    force: Annotated[bool, typer.Option(help="Do everything again even when nothing is new.")] = False,
+) -> None:
+    """Land, validate, transform, train, gate, score the months after training, monitor and publish.
+
+    Without landed files a synthetic HouseTS-shaped file is generated first. A second run with nothing new does
+    next to nothing and changes no row.
+    """
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        pipeline.run(settings, source=source, force=force, show=show)
+    _print_summary(settings)
+
+
+@app.command()
+def ingest(paths: Annotated[list[Path], typer.Argument(help="CSV or Parquet files, or folders.")], dataset: Dataset = None) -> None:
+    """Land files, load and validate them, rebuild what they touch, and publish."""
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        pipeline.ingest(settings, paths, show=show)
+    _print_summary(settings)
+
+
+@app.command()
+def train(
+    through: Annotated[str | None, typer.Option(help="Last month of the evaluation window, YYYY-MM.")] = None,
+    force: Annotated[bool, typer.Option(help="Train again although the same data were trained before.")] = False,
+    dataset: Dataset = None,
+) -> None:
+    """Train a version through a month, gate it and register it; it becomes champion when it passes."""
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        pipeline.train(settings, through=through, force=force, show=show)
+    _print_summary(settings)
+
+
+@app.command()
+def score(month: Annotated[str, typer.Option(help="Month to score, YYYY-MM.")], dataset: Dataset = None) -> None:
+    """Score one month with the champion, again if need be, and refresh monitoring."""
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        pipeline.score(settings, month=month, show=show)
+    _print_summary(settings)
+
+
+@app.command()
+def sql(
+    query: Annotated[str, typer.Argument(help='One SELECT, for example "SELECT * FROM monitoring.accuracy".')],
+    format: Format = "table",
+    dataset: Dataset = None,
+) -> None:
+    """Ask the published snapshot. Read-only, sandboxed, limited in time and memory."""
+    from dagster_project.published.query import format_result, run_query
+
+    result = run_query(_settings(dataset), query)
+    typer.echo(format_result(result, format))
+
+
+@app.command()
+def status(format: Format = "table", dataset: Dataset = None) -> None:
+    """What landed, which model is champion, how good it is, and when the snapshot was published."""
+    from dagster_project import summary
+
+    settings = _settings(dataset)
+    typer.echo(summary.as_json(settings) if format == "json" else summary.as_text(settings))
+
+
+@app.command()
+def generate(
+    out: Annotated[Path, typer.Argument(help="CSV file to write.")],
+    rows: Annotated[int, typer.Option(min=1000, help="Rows.")] = 60_000,
+    seed: Annotated[int, typer.Option(help="Same seed, same file.")] = 1,
+) -> None:
+    """Write a seeded synthetic file of the shape, and with the dirt, of HouseTS."""
+    from ml.synthetic import generate as write
+
+    with _progress() as show:
+        write(out, rows, seed, progress=lambda done, total: show("generate rows", done, total))
+
+
+@app.command()
+def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000, dataset: Dataset = None) -> None:
+    """Dagster's web interface and daemon on 127.0.0.1, with schedule and sensor switched on."""
+    from dagster_project.resources import prepare_environment
+
+    settings = _settings(dataset)
+    prepare_environment(settings)
+    dagster = str(Path(sys.executable).parent / "dagster")
+    command = [dagster, "dev", "-m", "dagster_project.definitions", "-h", "127.0.0.1", "-p", str(port)]
+    os.execv(dagster, command)  # noqa: S606 - replaces this process, so that Ctrl-C reaches Dagster
+
+
+def _print_summary(settings: Settings) -> None:
+    from dagster_project import summary
+
+    typer.echo(summary.as_text(settings))
+
+
+class _progress:  # noqa: N801 - used like a function
+    """Progress bars on a terminal, one line a task elsewhere. Yields ``show(task, done, total)``."""
+
+    def __enter__(self) -> Callable[[str, int, int], None]:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        self._console = Console(stderr=True)
+        self._tasks: dict[str, Any] = {}
+        self._bars = Progress(
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bars.start()
+        self._started = time.monotonic()
+        return self._show
+
+    def _show(self, task: str, done: int, total: int) -> None:
+        if task not in self._tasks:
+            self._finish_earlier()
+            self._tasks[task] = self._bars.add_task(task, total=total or None)
+            if not self._console.is_terminal:
+                self._console.print(f"[{time.monotonic() - self._started:6.1f} s] {task}", highlight=False)
+        self._bars.update(self._tasks[task], completed=done, total=total or None)
+
+    def _finish_earlier(self) -> None:
+        for identifier in self._tasks.values():
+            self._bars.update(identifier, total=1, completed=1)
+
+    def __exit__(self, *error: object) -> None:
+        if error[0] is None:
+            self._finish_earlier()
+        self._bars.stop()
+
+
+def main() -> None:
+    """Entry point: failures end with one clear sentence on stderr and a non-zero status."""
+    try:
+        app()
+    except Exception as error:
+        if os.environ.get("HOUSING_DEBUG"):
+            raise
+        typer.echo(f"housing: {_sentence(error)}", err=True)
+        raise SystemExit(1) from None
+
+
+def _sentence(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 1500 else text[:1500] + " …"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Assembles what Dagster loads. Nothing is decided here: assets stand in their layer's folder, timing in automation.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dagster as dg
+
+from dagster_project import automation
+from dagster_project.predictions.assets import prediction_assets
+from dagster_project.published.assets import snapshot
+from dagster_project.raw.assets import raw_assets
+from dagster_project.resources import Housing, dbt_resource, prepare_environment
+from dagster_project.training.assets import model_versions
+from dagster_project.transform.assets import transform_assets
+from ml.contract import load
+from ml.settings import Settings
+
+
+def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definitions:
+    """Fresh Definitions of one dataset; ``resources`` replaces any of the defaults."""
+    settings = settings or Settings()
+    contract = load(settings.dataset)
+    prepare_environment(settings)
+    return dg.Definitions(
+        assets=[
+            raw_assets(contract),
+            transform_assets(settings),
+            model_versions,
+            prediction_assets(contract),
+            snapshot,
+        ],
+        jobs=automation.JOBS,
+        schedules=[automation.score_monthly],
+        sensors=[automation.landing_sensor],
+        resources={
+            "housing": Housing(home=str(settings.home), dataset=settings.dataset),
+            "dbt": dbt_resource(settings),
+            **resources,
+        },
+        # imports dominate a run, so all steps share one process
+        executor=dg.in_process_executor,
+    )
+
+
+@dg.definitions
+def defs() -> dg.Definitions:
+    return build_defs()

@@ -1,0 +1,184 @@
+"""The order of jobs behind each ``housing`` command. What a job does stands in the assets.
+
+Jobs run in this process and are recorded in the same Dagster instance as those of the UI.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dagster_project.transform.project import fingerprint, project_files
+from ml.contract import load, month_date
+from ml.settings import PROJECT_ROOT, Settings
+from ml.warehouse import connect, warehouse_lock
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from dagster_project.progress import Reporter
+
+
+class PipelineError(RuntimeError):
+    """A job failed; the message says which step and why, in one sentence."""
+
+
+def run(settings: Settings, *, source: Path | None, force: bool, show: Reporter) -> None:
+    """Everything, from landed files to the published snapshot. Returns at once when nothing is new."""
+    from dagster_project.raw.landing import land
+
+    if source:
+        land(settings, [source])
+    _generate_when_empty(settings, show)
+    state = input_state(settings)
+    stamp = settings.warehouse.with_suffix(".state")
+    if not force and settings.published.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == state:
+        show(f"nothing new since the last run; everything stands in {settings.published}", 1, 1)
+        return
+    with _Session(settings, "housing run", show) as session:
+        session.execute("train")
+        session.score_pending()
+    # what was quarantined has left the landing folder, so the state is taken anew
+    stamp.write_text(input_state(settings), encoding="utf-8")
+
+
+def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
+    """Land files and rebuild what they touch."""
+    from dagster_project.raw.landing import land
+
+    land(settings, paths)
+    with _Session(settings, "housing ingest", show) as session:
+        session.execute("land")
+
+
+def train(settings: Settings, *, through: str | None, force: bool, show: Reporter) -> None:
+    """Train one version; score what is pending with the champion."""
+    if through:
+        month_date(through)
+    with _Session(settings, "housing train", show) as session:
+        session.execute("train", {"training__model_versions": {"through": through or "", "force": force}})
+        session.score_pending()
+
+
+def score(settings: Settings, *, month: str, show: Reporter) -> None:
+    """Score one month with the champion, whether or not it was scored before."""
+    key = month_date(month).isoformat()
+    with _Session(settings, "housing score", show) as session:
+        session.execute("score", partitions=(key, key))
+
+
+def input_state(settings: Settings) -> str:
+    """Digest of everything a run depends on: landed files, dbt project, Python code and parameters."""
+    landed = sorted(
+        f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in settings.landing.iterdir() if p.is_file()
+    )
+    code = [p for folder in ("ml", "expectations") for p in (PROJECT_ROOT / folder).rglob("*.*") if p.suffix in {".py", ".yml"}]
+    return hashlib.sha256("\n".join([fingerprint([*project_files(settings), *sorted(code)]), *landed]).encode()).hexdigest()
+
+
+def _generate_when_empty(settings: Settings, show: Reporter) -> None:
+    settings.landing.mkdir(parents=True, exist_ok=True)
+    if any(settings.landing.iterdir()) or settings.warehouse.exists():
+        return
+    if settings.dataset != "housets":
+        raise PipelineError(
+            f"nothing has landed for {settings.dataset}: put files into {settings.landing} or use --from PATH"
+        )
+    from ml.synthetic import generate
+
+    generate(
+        settings.landing / "housets_synthetic.csv", 60_000, 1,
+        progress=lambda done, total: show("generate synthetic rows", done, total),
+    )
+
+
+class _Session:
+    """The warehouse lock, the Dagster instance and the jobs of one command."""
+
+    def __init__(self, settings: Settings, purpose: str, show: Reporter) -> None:
+        self._settings, self._purpose, self._show = settings, purpose, show
+
+    def __enter__(self) -> _Session:
+        from dagster_project.resources import prepare_environment
+
+        prepare_environment(self._settings)
+        self._lock = warehouse_lock(self._settings, self._purpose, lambda sentence: self._show(sentence, 0, 0))
+        self._lock.__enter__()
+        self._show("read the dbt project and start Dagster", 0, 0)
+        import dagster as dg
+
+        from dagster_project.definitions import build_defs
+        from dagster_project.progress import reporter
+
+        self._token = reporter.set(self._show)
+        self._instance = dg.DagsterInstance.get()
+        self._forget_dead_runs()
+        self._defs = build_defs(self._settings)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        from dagster_project.progress import reporter
+
+        reporter.reset(self._token)
+        self._instance.dispose()
+        self._lock.__exit__(*error)
+
+    def execute(
+        self, job: str, ops: dict[str, Any] | None = None, *, partitions: tuple[str, str] | None = None
+    ) -> None:
+        """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
+        from dagster_project.automation import months_tag
+
+        tags = {"housing/command": self._purpose, "housing/pid": str(os.getpid())}
+        one = partitions[0] if partitions and partitions[0] == partitions[1] else None
+        if partitions and not one:
+            tags |= months_tag(*partitions)
+        result = self._defs.resolve_job_def(job).execute_in_process(
+            instance=self._instance,
+            partition_key=one,
+            tags=tags,
+            raise_on_error=False,
+            run_config={
+                "ops": {name: {"config": config} for name, config in (ops or {}).items()},
+                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+            },
+        )
+        if not result.success:
+            raise PipelineError(_reason(result))
+
+    def score_pending(self) -> None:
+        """Score every month that has rows without a prediction of the champion."""
+        from ml.score import pending_months
+
+        with connect(self._settings) as connection:
+            months = pending_months(connection, self._settings, load(self._settings.dataset))
+        if months:
+            self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
+        else:
+            self.execute("monitor")
+
+    def _forget_dead_runs(self) -> None:
+        """Mark runs as failed whose process was killed, and free their places in the pool.
+
+        Whoever holds the warehouse lock knows that no other command is running.
+        """
+        import dagster as dg
+
+        unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+        for run_ in self._instance.get_runs(unfinished):
+            if "housing/pid" in run_.tags:
+                self._instance.report_run_failed(run_, "the process of this run was killed")
+                self._instance.event_log_storage.free_concurrency_slots_for_run(run_.run_id)
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """First failed step and the innermost message of its error."""
+    for event in result.all_events:
+        if event.is_step_failure and event.step_failure_data.error:
+            error = event.step_failure_data.error
+            while error.cause:
+                error = error.cause
+            return f"{event.step_key} failed: {error.message.strip()}"
+    return "the run failed before its first step; see the run in the Dagster UI (make ui)"

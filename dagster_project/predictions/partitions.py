@@ -1,0 +1,14 @@
+"""Monthly partitions of scoring. The key of a partition is the first day of its month, ``YYYY-MM-01``."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ml.contract import Contract
+
+
+def scoring_months(contract: Contract) -> dg.MonthlyPartitionsDefinition:
+    """From the contract's first month to the running one; datasets without dates have one partition."""
+    if contract.observed_on is None:
+        return dg.MonthlyPartitionsDefinition(start_date="1970-01-01", end_date="1970-02-01")
+    return dg.MonthlyPartitionsDefinition(start_date=f"{contract.first_month}-01", end_offset=1)

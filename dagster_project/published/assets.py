@@ -1,0 +1,39 @@
+"""The published snapshot as an asset. How it is written stands in ``snapshot.py``."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from dagster_project.published.snapshot import publish
+from dagster_project.progress import progress
+from dagster_project.resources import POOL, Housing
+
+#: Models whose tables a reader of the snapshot expects; the checks of all of them come first.
+UPSTREAM = [
+    ["features", "encodings"],
+    ["training", "training_dataset"],
+    ["training", "model_versions"],
+    ["predictions", "predictions"],
+    ["predictions", "predictions_matched"],
+    ["monitoring", "accuracy"],
+    ["monitoring", "accuracy_by_month"],
+    ["monitoring", "accuracy_by_segment"],
+    ["monitoring", "ratio_study"],
+    ["monitoring", "reconciliation"],
+    ["monitoring", "rejections_by_reason"],
+]
+
+
+@dg.asset(
+    key=["published", "snapshot"],
+    group_name="published",
+    deps=[dg.AssetKey(path) for path in UPSTREAM],
+    pool=POOL,
+    kinds={"duckdb"},
+    description="Compact read-only copy of the public tables, replaced by an atomic rename. Readers never block.",
+)
+def snapshot(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
+    progress(context, "publish the snapshot")
+    with housing.lock(context):
+        result = publish(housing.settings)
+    return dg.MaterializeResult(metadata=result.metadata)

@@ -1,0 +1,63 @@
+"""All dbt models as Dagster assets, their tests as asset checks. SQL belongs in ``warehouse/``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+
+from dagster_project.resources import POOL, Housing
+from dagster_project.transform.project import ensure_manifest, needs_full_refresh, remember_shape
+from ml.settings import Settings
+from ml.warehouse import connect, quoted
+
+
+class LayerTranslator(DagsterDbtTranslator):
+    """A layer is one word everywhere: asset key and group are the schema."""
+
+    def get_asset_key(self, dbt_resource_props: Mapping[str, Any]) -> dg.AssetKey:
+        if dbt_resource_props["resource_type"] == "source":
+            return dg.AssetKey(dbt_resource_props["config"]["meta"]["dagster"]["asset_key"])
+        return dg.AssetKey([dbt_resource_props["schema"], dbt_resource_props["name"]])
+
+    def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
+        return dbt_resource_props["schema"]
+
+
+def transform_assets(settings: Settings) -> dg.AssetsDefinition:
+    """The dbt project of one dataset as one multi-asset; Dagster splits it where a Python asset stands between."""
+
+    @dbt_assets(
+        manifest=ensure_manifest(settings),
+        name="warehouse_models",
+        exclude="resource_type:unit_test",
+        dagster_dbt_translator=LayerTranslator(DagsterDbtTranslatorSettings(enable_asset_checks=True)),
+        pool=POOL,
+    )
+    def warehouse_models(
+        context: dg.AssetExecutionContext, housing: Housing, dbt: DbtCliResource
+    ) -> Iterator[Any]:
+        full_refresh = needs_full_refresh(housing.settings)
+        if full_refresh:
+            context.log.info("models, macros or the contract changed: everything is rebuilt")
+        with housing.lock(context):
+            arguments = ["build", *(["--full-refresh"] if full_refresh else [])]
+            yield from dbt.cli(arguments, context=context, target_path=housing.settings.dbt_target / "runs").stream()
+            if {key.path[0] for key in context.selected_asset_keys} >= {"staging", "features"}:
+                remember_shape(housing.settings)
+            _observe_row_counts(context, housing.settings)
+
+    return warehouse_models
+
+
+def _observe_row_counts(context: dg.AssetExecutionContext, settings: Settings) -> None:
+    """Row counts of the tables just built. dbt's process has ended, so the file can be opened again."""
+    with connect(settings, read_only=True) as connection:
+        tables = set(connection.execute("select schema_name, table_name from duckdb_tables()").fetchall())
+        for key in sorted(context.selected_asset_keys):
+            if tuple(key.path) in tables:
+                name = ".".join(quoted(part) for part in key.path)
+                row = connection.execute(f"select count(*) from {name}").fetchone()
+                context.log_event(dg.AssetObservation(key, metadata={"dagster/row_count": row[0] if row else 0}))

@@ -1,0 +1,28 @@
+"""The MLflow model, logged from this very file: nothing is pickled.
+
+Runs in processes that know nothing of this repository; what it does stands in ``ml/bundle.py``, which travels with it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow.models
+import mlflow.pyfunc
+
+from ml.bundle import Bundle
+
+
+class HousingModel(mlflow.pyfunc.PythonModel):
+    """``predict(raw rows)``: a table with the headers of the landed files in, one predicted price per row out."""
+
+    def load_context(self, context: Any) -> None:
+        self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
+
+    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+        """DataFrame of observation_id, predicted_price, model_version, reasons; one row per row, in its order."""
+        return self.bundle.predict(model_input).to_pandas()
+
+
+mlflow.models.set_model(HousingModel())
