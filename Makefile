@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DO_NOT_TRACK=1
 
-.PHONY: run test ui lint fmt bench clean
+.PHONY: run test ui lint fmt docs bench clean
 
 run: .venv/installed
 	@$(BIN)/housing run
@@ -25,6 +25,9 @@ fmt: .venv/dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/sqlfluff fix warehouse
+
+docs: .venv/dev
+	$(BIN)/python -m dagster_project.transform.data_dictionary
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.run

@@ -1,0 +1,233 @@
+"""The child process that runs one reader's query: ``python -I sandbox.py``, a request on stdin, the answer on stdout.
+
+A process of its own, because DuckDB's limits do not hold inside one: ``repeat('x', 4000000000)`` takes 8 GB under a
+limit of 512 MB, ``levenshtein`` of long texts cannot be interrupted and ``pandas_scan(null)`` is a segmentation fault.
+Started by ``query.py``, which speaks to users; imports nothing of the project.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import signal
+import sys
+from itertools import pairwise
+from typing import Any, TypedDict
+
+import duckdb
+import pyarrow as pa
+
+MAX_BYTES = 64 * 2**20
+BATCH_ROWS = 2048
+
+#: Python, DuckDB and Arrow themselves take about 0.3 GiB of address space, and each thread its stack.
+OVERHEAD_BYTES = 512 * 2**20
+THREAD_BYTES = 64 * 2**20
+
+#: What may stand in FROM with parentheses. A list of what is allowed, because each DuckDB release adds functions, and
+#: some write files (``enable_logging``), run text as SQL (``query``) or crash (``pandas_scan``).
+TABLE_FUNCTIONS = {
+    *("generate_series", "histogram", "histogram_values", "json_each", "json_tree", "range", "repeat", "repeat_row"),
+    *("unnest", "pragma_table_info", "duckdb_columns", "duckdb_constraints", "duckdb_functions", "duckdb_keywords"),
+    *("duckdb_schemas", "duckdb_tables", "duckdb_types", "duckdb_views"),
+}
+
+ALLOWED = "only one SELECT over the published tables may run"
+
+
+class Refused(Exception):
+    """The query may not run or did not work; the message is one sentence for whoever asked."""
+
+
+class Request(TypedDict):
+    snapshot: str
+    dataset: str
+    sql: str
+    timeout_s: float
+    memory_limit: str
+    memory_bytes: int
+    threads: int
+    max_rows: int
+
+
+def main() -> None:
+    request: Request = json.load(sys.stdin)
+    limit_process(request)
+    header: dict[str, Any]
+    body = b""
+    try:
+        table, truncated = run(request)
+        body = encode(table)
+        header = {"truncated": truncated}
+    except Refused as refusal:
+        header = {"refused": str(refusal)}
+    except (MemoryError, pa.ArrowMemoryError):
+        header = {"refused": out_of_memory(request)}
+    except RecursionError:
+        header = {"refused": "the query is nested too deeply; write it with fewer brackets"}
+    except duckdb.Error as error:
+        header = {"refused": sentence(error, request)}
+    sys.stdout.buffer.write(json.dumps(header).encode() + b"\n" + body)
+
+
+def limit_process(request: Request) -> None:
+    """Let the kernel end the query in time, and keep it from writing any file."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":  # macOS knows no such limit: there DuckDB's own has to do
+        most = request["memory_bytes"] + OVERHEAD_BYTES + request["threads"] * THREAD_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def connect(request: Request) -> duckdb.DuckDBPyConnection:
+    """In-memory DuckDB with the snapshot attached read-only and every other door closed and locked."""
+    connection = duckdb.connect(
+        config={
+            "memory_limit": f"{request['memory_bytes']}B",
+            "threads": request["threads"],
+            "temp_directory": "",
+            "python_enable_replacements": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+        }
+    )
+    path = request["snapshot"].replace("'", "''")
+    connection.execute(f"attach '{path}' as \"{request['dataset']}\" (read_only)")
+    connection.execute(f'use "{request["dataset"]}"')
+    # tables are found without their schema, too, and SHOW TABLES lists them all
+    schemas = dict.fromkeys(name.split(".")[0] for name in tables(connection))
+    path = ",".join(f'"{request["dataset"]}"."{schema}"' for schema in schemas)
+    connection.execute(f"set search_path = '{path}'")
+    connection.execute("set TimeZone = 'UTC'")
+    connection.execute("set enable_progress_bar = false")
+    connection.execute("set enable_external_access = false")
+    # without this the attached file itself could still be read byte by byte
+    connection.execute("set disabled_filesystems = 'LocalFileSystem'")
+    connection.execute("set lock_configuration = true")
+    return connection
+
+
+def run(request: Request) -> tuple[pa.Table, bool]:
+    """Rows of the query, at most ``max_rows``, and whether there were more. Raises Refused or duckdb.Error."""
+    connection = connect(request)
+    try:
+        reader = connection.execute(checked(connection, request["sql"])).to_arrow_reader(BATCH_ROWS)
+        batches, rows, size = [], 0, 0
+        for batch in reader:
+            batches.append(batch)
+            rows += batch.num_rows
+            size += batch.nbytes
+            if size > MAX_BYTES:
+                raise Refused(f"the result is larger than {MAX_BYTES >> 20} MB; select fewer columns, or aggregate")
+            if rows > request["max_rows"]:
+                break
+    except duckdb.CatalogException as error:
+        if "Table with name" not in str(error):
+            raise
+        missing = sentence(error, request).split("!")[0]
+        raise Refused(f"{missing}; the tables are: {', '.join(tables(connection))}") from None
+    table = pa.Table.from_batches(batches, reader.schema)
+    return table.slice(0, request["max_rows"]), rows > request["max_rows"]
+
+
+def checked(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    """The one statement of ``sql``, parsed by DuckDB itself. Raises Refused when it is not a plain SELECT."""
+    statements = connection.extract_statements(sql)
+    if not statements:
+        raise Refused("there is nothing to run; write one SELECT, for example: SHOW TABLES")
+    if len(statements) > 1:
+        hint = "; a PIVOT needs its values listed: ON column IN (...)" if "pivot" in sql.lower() else ""
+        raise Refused(f"{len(statements)} statements are refused: {ALLOWED}{hint}")
+    [statement] = statements
+    text = statement.query
+    if statement.type == duckdb.StatementType.EXPLAIN:
+        text = explained(connection, text)
+    elif statement.type != duckdb.StatementType.SELECT:
+        raise Refused(f"{_first_word(text)} is refused: {ALLOWED}")
+    [answer] = connection.execute("select json_serialize_sql($sql)", {"sql": text}).fetchone() or ("{}",)
+    tree = json.loads(answer)
+    if tree.get("error") is not False:  # a PRAGMA that DuckDB turns into a SELECT
+        raise Refused(f"{_first_word(text)} is refused: {ALLOWED}")
+    for name in table_functions(tree):
+        if name.lower() not in TABLE_FUNCTIONS:
+            raise Refused(f"the table function {name} is refused: {ALLOWED}, no files and no settings")
+    return statement
+
+
+def explained(connection: duckdb.DuckDBPyConnection, text: str) -> str:
+    """What stands behind EXPLAIN or EXPLAIN ANALYZE, when it is one SELECT. Raises Refused otherwise."""
+    raw = text.encode()
+    starts = [offset for offset, _ in duckdb.tokenize(text)] + [len(raw)]
+    words = [raw[a:b].split(maxsplit=1)[0].lower() for a, b in pairwise(starts)]
+    inner = raw[starts[2 if words[1:2] == [b"analyze"] else 1] :].decode()
+    try:
+        kinds = [statement.type for statement in connection.extract_statements(inner)]
+    except duckdb.ParserException:
+        kinds = []
+    if kinds != [duckdb.StatementType.SELECT]:
+        raise Refused("EXPLAIN is refused here: write EXPLAIN or EXPLAIN ANALYZE and one SELECT behind it, no options")
+    return inner
+
+
+def table_functions(tree: Any) -> list[str]:
+    """Names of all functions in FROM, at any depth of a serialised statement."""
+    names, rest = [], [tree]
+    while rest:
+        node = rest.pop()
+        if isinstance(node, dict):
+            if node.get("type") == "TABLE_FUNCTION":
+                names.append(str(node["function"]["function_name"]))
+            rest.extend(node.values())
+        elif isinstance(node, list):
+            rest.extend(node)
+    return names
+
+
+def tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    rows = connection.execute("select schema_name || '.' || table_name from duckdb_tables() order by all").fetchall()
+    return [name for (name,) in rows]
+
+
+def sentence(error: duckdb.Error, request: Request) -> str:
+    """DuckDB's message without its code, its excerpt of the query and its line breaks."""
+    if isinstance(error, duckdb.PermissionException):
+        return f"reading files, other databases, the network or extensions is refused: {ALLOWED}"
+    if isinstance(error, duckdb.OutOfMemoryException) or "alloc" in str(error):
+        return out_of_memory(request)
+    text = str(error).split("\nLINE ")[0].split("Error: ", 1)[-1]
+    if isinstance(error, duckdb.ParserException):
+        text = f"this is not valid SQL: {text}"
+    return " ".join(text.split())
+
+
+def out_of_memory(request: Request) -> str:
+    return f"the query needs more than {request['memory_limit']} of memory; aggregate, filter or select fewer columns"
+
+
+def encode(table: pa.Table) -> bytes:
+    """Arrow stream. Repeated column names get a number, because neither JSON nor a data frame can hold them twice."""
+    names: list[str] = []
+    for name in table.column_names:
+        unique, n = name, 0
+        while unique in names:
+            n += 1
+            unique = f"{name}_{n}"
+        names.append(unique)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.rename_columns(names).schema) as writer:
+        writer.write_table(table.rename_columns(names))
+    return sink.getvalue()
+
+
+def _first_word(text: str) -> str:
+    [(start, _), *rest] = duckdb.tokenize(text)
+    raw = text.encode()
+    return raw[start : rest[0][0] if rest else len(raw)].decode().split()[0].upper()
+
+
+if __name__ == "__main__":
+    main()

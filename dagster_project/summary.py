@@ -1,0 +1,135 @@
+"""What stands in the published snapshot, for a person (text) or a program (JSON). Reads tables, computes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import duckdb
+
+from ml.settings import Settings
+
+FILES = "select status, count(*) as files, sum(rows) as rows from raw.files group by status order by status"
+QUARANTINED = "select file, reason from raw.files where status = 'quarantined' order by loaded_at desc, file limit 5"
+ROWS = """
+select sum(landed) as landed, sum(accepted_train) as train, sum(accepted_eval) as eval,
+    sum(accepted_holdout) as holdout, sum(accepted_to_score) as to_score, sum(rejected) as rejected,
+    sum(difference) as difference
+from monitoring.reconciliation
+"""
+REASONS = "select reason, n from monitoring.rejections_by_reason order by n desc, reason"
+MODEL = """
+select model_version, status, reasons, strftime(trained_through, '%Y-%m') as trained_through, n_train, features
+from training.model_versions
+order by created_at desc limit 1
+"""
+CHAMPION = """
+select model_version, strftime(moved_at, '%Y-%m-%d %H:%M') as since
+from training.model_aliases where alias = 'champion'
+order by moved_at desc limit 1
+"""
+ACCURACY = """
+select split, model_version, kind, n, mae, mdape_pct, within_10_pct, r2, median_ratio
+from monitoring.accuracy
+where population = 'all' and split in ('eval', 'holdout')
+order by split, kind desc, mdape_pct
+"""
+PUBLISHED = "select * from published.about"
+
+
+class NothingPublishedError(RuntimeError):
+    """There is no snapshot yet; the message says what to type."""
+
+
+def collect(settings: Settings) -> dict[str, Any]:
+    """All figures of the summary by name. Raises NothingPublishedError before the first run."""
+    if not settings.published.exists():
+        raise NothingPublishedError(
+            f"nothing has been published for {settings.dataset} below {settings.home}; type: housing run"
+        )
+    with duckdb.connect(str(settings.published), read_only=True) as connection:
+
+        def ask(query: str) -> list[dict[str, Any]]:
+            return connection.execute(query).to_arrow_table().to_pylist()
+
+        return {
+            "dataset": settings.dataset,
+            "published": ask(PUBLISHED)[0],
+            "files": ask(FILES),
+            "quarantined": ask(QUARANTINED),
+            "rows": ask(ROWS)[0],
+            "rejected_by_reason": ask(REASONS),
+            "latest_version": next(iter(ask(MODEL)), None),
+            "champion": next(iter(ask(CHAMPION)), None),
+            "accuracy": ask(ACCURACY),
+        }
+
+
+def as_json(settings: Settings) -> str:
+    return json.dumps(collect(settings), default=str, indent=2)
+
+
+def as_text(settings: Settings) -> str:
+    """The summary that ends a run."""
+    figures = collect(settings)
+    rows = figures["rows"]
+    lines = ["", f"{figures['dataset']}: {_files(figures['files'])}"]
+    lines += [f"  quarantined  {q['file']}: {q['reason']}" for q in figures["quarantined"]]
+    lines += [
+        f"  landed       {_n(rows['landed'])} rows",
+        f"  accepted     {_n(rows['train'])} train, {_n(rows['eval'])} eval, {_n(rows['holdout'])} holdout, "
+        f"{_n(rows['to_score'])} to be scored",
+        f"  rejected     {_n(rows['rejected'])}"
+        + "".join(f"\n    {_n(r['n']):>10}  {r['reason']}" for r in figures["rejected_by_reason"]),
+    ]
+    lines += _model(figures)
+    lines += _accuracy(figures["accuracy"])
+    lines += [
+        "",
+        "Next: make ui                      see every step at http://127.0.0.1:3000",
+        f'      housing sql -d {figures["dataset"]} "select * from monitoring.accuracy_by_month"',
+        f"      housing score -d {figures['dataset']} --month YYYY-MM",
+    ]
+    return "\n".join(lines)
+
+
+def _files(files: list[dict[str, Any]]) -> str:
+    return ", ".join(f"{f['files']} file{'s' if f['files'] != 1 else ''} {f['status']}" for f in files) or "no files"
+
+
+def _model(figures: dict[str, Any]) -> list[str]:
+    latest, champion = figures["latest_version"], figures["champion"]
+    if not latest:
+        return ["  model        none yet; type: housing train"]
+    verdict = "passed its gate" if latest["status"] != "rejected" else "was REJECTED by its gate"
+    out = [
+        f"  model        {latest['model_version']} {verdict}; trained through {latest['trained_through'] or 'all dates'} on "
+        f"{_n(latest['n_train'])} rows and {latest['features']} features"
+    ]
+    if latest["status"] == "rejected":
+        out += [f"    {reason}" for reason in latest["reasons"] or []]
+    out.append(
+        f"  champion     {champion['model_version']} since {champion['since']} UTC" if champion else "  champion     none"
+    )
+    return out
+
+
+def _accuracy(rows: list[dict[str, Any]]) -> list[str]:
+    if not rows:
+        return []
+    head = f"  {'split':<9}{'model':<16}{'n':>9}{'MAE':>12}{'MdAPE %':>9}{'within 10 %':>13}{'R2':>8}{'ratio':>8}"
+    out = ["", head]
+    for r in rows:
+        out.append(
+            f"  {r['split']:<9}{r['model_version']:<16}{_n(r['n']):>9}{_f(r['mae'], 0):>12}{_f(r['mdape_pct'], 2):>9}"
+            f"{_f(r['within_10_pct'], 1):>13}{_f(r['r2'], 3):>8}{_f(r['median_ratio'], 3):>8}"
+        )
+    return out
+
+
+def _n(value: float | None) -> str:
+    return f"{int(value or 0):,}"
+
+
+def _f(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"

@@ -1,0 +1,86 @@
+"""Training as an asset: train, evaluate, gate, register. How that is done stands in ``ml/``."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from dagster_project.progress import reporter
+from dagster_project.resources import POOL, Housing
+from ml.registry import ModelVersion, report_files, train_and_register
+
+GATE = "gate"
+
+
+class TrainingConfig(dg.Config):
+    """What the launchpad asks for."""
+
+    through: str = ""
+    """Last month of the evaluation window, YYYY-MM; empty: the contract's, or the champion's where that is later."""
+    force: bool = False
+    """Train again although a version of the same data and parameters stands."""
+
+
+@dg.asset(
+    key=["training", "model_versions"],
+    group_name="training",
+    deps=[dg.AssetKey(["training", "training_dataset"])],
+    check_specs=[dg.AssetCheckSpec(GATE, asset=["training", "model_versions"], description="Is the version good enough?")],
+    pool=POOL,
+    kinds={"xgboost", "mlflow"},
+    description="A registered model version with its bundle. It becomes champion when it passes the contract's gate.",
+)
+def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: TrainingConfig) -> dg.MaterializeResult:
+    show = reporter.get() or (lambda task, done, total: context.log.debug(f"{task} {done}/{total}"))
+    with housing.write(context) as connection:
+        outcome = train_and_register(
+            connection,
+            housing.settings,
+            housing.contract,
+            through=config.through or None,
+            force=config.force,
+            actor=f"run {context.run_id[:8]}",
+            progress=show,
+        )
+    version = outcome.version
+    context.log.info(f"{version.model_version} {'trained' if outcome.trained else 'stood already'}: {version.status}")
+    passed = version.status != "rejected"
+    return dg.MaterializeResult(
+        metadata={**_numbers(version), **_pictures(report_files(housing.settings, version))},
+        check_results=[
+            dg.AssetCheckResult(
+                passed=passed,
+                check_name=GATE,
+                severity=dg.AssetCheckSeverity.WARN,
+                metadata={"version": version.model_version, "reasons": list(version.reasons or [])},
+            )
+        ],
+    )
+
+
+def _numbers(version: ModelVersion) -> dict[str, Any]:
+    values = {
+        "model_version": version.model_version,
+        "status": version.status,
+        "trained_through": str(version.trained_through),
+        "dagster/row_count": version.n_train,
+        "eval_mae": version.eval_mae,
+        "eval_r2": version.eval_r2,
+        "eval_mdape_pct": version.eval_mdape_pct,
+        "best_iteration": version.best_iteration,
+        "data_fingerprint": version.data_fingerprint,
+        "mlflow_run_id": version.run_id,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _pictures(files: list[Path]) -> dict[str, dg.MarkdownMetadataValue]:
+    """PNG reports inside the metadata, so that the UI shows them without another server."""
+    return {
+        path.stem: dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})")
+        for path in files
+        if path.suffix == ".png"
+    }

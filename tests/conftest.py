@@ -1,0 +1,115 @@
+"""One throw-away HOUSING_HOME per test, driven through the product's own functions. Data stand in factories.py."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from ml.contract import Contract, load
+from ml.settings import PROJECT_ROOT, QUIET, Settings
+from ml.warehouse import connect, create_tables
+from tests import factories
+
+os.environ.update(QUIET)
+
+REAL_DATA = PROJECT_ROOT.parent / "shared" / "data"
+
+
+class Home:
+    """A clean home of one dataset: land, ingest, build, ask."""
+
+    def __init__(self, path: Path, dataset: str, dbt_target: Path) -> None:
+        self.settings = Settings(home=path, dataset=dataset)
+        self.contract: Contract = load(dataset)
+        self._dbt_target = dbt_target
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **self.settings.environment, "DBT_TARGET_PATH": str(self._dbt_target)}
+
+    def land(self, name: str, rows: pa.Table) -> Path:
+        return factories.write_csv(rows, self.settings.landing / name)
+
+    def ingest(self) -> None:
+        from dagster_project.raw.landing import ingest
+
+        with connect(self.settings) as connection:
+            create_tables(connection, self.contract)
+            ingest(self.settings, self.contract, connection)
+
+    def dbt(self, *arguments: str) -> str:
+        """Run dbt as a user would. Fails the test with dbt's own output."""
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "dbt"), *arguments, "--project-dir", str(PROJECT_ROOT / "warehouse")],
+            env=self.environment,
+            cwd=PROJECT_ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+        return done.stdout
+
+    def build(self, *arguments: str) -> None:
+        """From raw to training_dataset, with data tests."""
+        layers = ("us_metros", "metro_renames", "staging", "intermediate", "features", "training")
+        self.dbt("build", "--exclude-resource-type", "unit_test", "--select", *layers, *arguments)
+
+    def query(self, sql: str) -> pa.Table:
+        with connect(self.settings, read_only=True) as connection:
+            return connection.execute(sql).to_arrow_table()
+
+    def one(self, sql: str) -> object:
+        return self.query(sql).column(0)[0].as_py()
+
+    def housing(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command line in a process of its own."""
+        done = subprocess.run(
+            [str(Path(sys.executable).parent / "housing"), *arguments],
+            env={**os.environ, **self.settings.environment},
+            cwd=self.settings.home.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if check:
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done
+
+
+@pytest.fixture(scope="session")
+def dbt_targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shared between tests, so that dbt parses each dataset once."""
+    return tmp_path_factory.mktemp("dbt_targets")
+
+
+@pytest.fixture
+def home(tmp_path: Path, dbt_targets: Path):
+    """Factory of homes: ``home("hdb")``, ``home("hdb", "other")``."""
+
+    def make(dataset: str, name: str = "home") -> Home:
+        made = Home(tmp_path / name, dataset, dbt_targets / dataset)
+        made.settings.landing.mkdir(parents=True)
+        made.settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def memory() -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(":memory:")
+
+
+def real(*parts: str) -> Path:
+    """Path of a real file; the test skips where it is absent."""
+    path = REAL_DATA.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"real data are not here: {path.relative_to(PROJECT_ROOT.parent)}")
+    return path

@@ -1,0 +1,125 @@
+"""The warehouse's promises about time: increments equal full refreshes, and the future never reaches back."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tests import factories
+from tests.conftest import Home
+
+#: Relations compared row for row; `_loaded_at` is the only column that may differ between two runs.
+COMPARED = {
+    "intermediate.int_observations_labelled": "_batch, _row",
+    "intermediate.int_observations_current": "observation_id",
+    "intermediate.int_observations_rejected": "_batch, _row",
+    "features.encodings": "encoding, key_value, month",
+    "features.features": "observation_id",
+}
+
+
+def rows(home: Home, relation: str, where: str = "true") -> pa.Table:
+    volatile = {"_loaded_at", "built_through_batch"}
+    table = home.query(f"select * from {relation} where {where} order by {COMPARED[relation]}")
+    return table.drop_columns([c for c in table.column_names if c in volatile])
+
+
+def price(table: pa.Table, factor: float) -> pa.Table:
+    prices = pc.cast(pc.round(pc.multiply(pc.cast(table["resale_price"], pa.float64()), factor)), pa.string())
+    return table.set_column(table.column_names.index("resale_price"), "resale_price", prices)
+
+
+def test_months_added_one_by_one_equal_a_full_refresh_row_for_row(home) -> None:
+    every = factories.hdb_rows(
+        "2020-06", months=24, per_month=60, duplicates=5, bad_dates=3, null_features=4, outliers=4
+    )
+    late = factories.hdb_rows("2020-12", months=1, per_month=15, seed=99)
+    late = late.set_column(0, "_id", pc.binary_join_element_wise("late-", pc.cast(late["_id"], pa.string()), ""))
+    corrected = price(factories.with_month(every, "2021-03"), 1.25)
+    earlier = every.filter(pc.less(every["month"], "2022-03"))
+    parts = {
+        "1_history.csv": earlier,
+        "2_march.csv": factories.with_month(every, "2022-03"),
+        # a gap of no month, then a late file for an old month and a corrected row for a known key
+        "3_rest.csv": every.filter(pc.greater(every["month"], "2022-03")),
+        "4_late.csv": late,
+        "5_corrected.csv": corrected,
+    }
+    stepwise, at_once = home("hdb", "stepwise"), home("hdb", "at_once")
+    for name, part in parts.items():
+        stepwise.land(name, part)
+        stepwise.ingest()
+        if name != "4_late.csv":
+            stepwise.build()
+        at_once.land(name, part)
+    at_once.ingest()
+    at_once.build("--full-refresh")
+
+    for relation in COMPARED:
+        left, right = rows(stepwise, relation), rows(at_once, relation)
+        assert left.num_rows > 0, relation
+        assert left.equals(right), f"{relation}: increments and full refresh differ"
+    # the corrected price counts, the first one is kept with its reason
+    reasons = stepwise.query(
+        "select unnest(reasons) as reason, count(*) as n from intermediate.int_observations_rejected group by all"
+    ).to_pylist()
+    counts = {r["reason"]: r["n"] for r in reasons}
+    assert counts["superseded"] == 5 + corrected.num_rows
+    assert counts["sold_month:missing"] == 3
+
+
+def test_editing_a_future_month_changes_no_earlier_feature(home) -> None:
+    every = factories.hdb_rows("2021-01", months=14, per_month=60)
+    edited = home("hdb")
+    edited.land("1_all.csv", every)
+    edited.ingest()
+    edited.build()
+    before = {r: rows(edited, r, "month <= date '2021-10-01'") for r in ("features.features", "features.encodings")}
+    later = rows(edited, "features.features", "month > date '2021-10-01'")
+
+    edited.land("2_edited.csv", price(factories.with_month(every, "2021-10"), 3.0))
+    edited.ingest()
+    edited.build()
+
+    # October itself keeps its features: no row sees its own month
+    own = ["price"]
+    for relation, earlier in before.items():
+        now = rows(edited, relation, "month <= date '2021-10-01'")
+        drop = [c for c in (*own, "_batch", "_row") if c in earlier.column_names]
+        assert earlier.drop_columns(drop).equals(now.drop_columns(drop)), f"{relation}: the future reached back"
+    changed = rows(edited, "features.features", "month > date '2021-10-01'")
+    assert not later.equals(changed), "the edited prices are history for later months, so these must change"
+
+
+def test_every_landed_row_ends_in_exactly_one_place(home) -> None:
+    made = home("hdb")
+    made.land(
+        "all.csv",
+        factories.hdb_rows(
+            "2021-01",
+            months=14,
+            per_month=60,
+            duplicates=5,
+            corrected=4,
+            bad_dates=3,
+            unseen_area=2,
+            null_features=6,
+            outliers=5,
+            unpriced=7,
+        ),
+    )
+    made.ingest()
+    made.build()
+    landed = made.one("select count(*) from raw.observations")
+    accepted = made.one("select count(*) from training.training_dataset")
+    rejected = made.one("select count(*) from intermediate.int_observations_rejected")
+    assert isinstance(accepted, int) and isinstance(rejected, int)
+    assert landed == accepted + rejected
+    assert made.one("select count(*) from training.training_dataset where split = 'to_score'") == 7
+    # an unseen area is scored by the means of all areas, not rejected
+    unseen = made.query(
+        f"select town_3m_n, target_offset from training.training_dataset where area = '{factories.UNSEEN_AREA}'"
+    )
+    assert unseen.num_rows == 2
+    assert unseen["town_3m_n"].to_pylist() == [0.0, 0.0]
+    assert None not in unseen["target_offset"].to_pylist()
