@@ -3,8 +3,6 @@
 What a job does stands in the assets. Both are switched on as shipped.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -70,9 +68,7 @@ def score_monthly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Every 15 minutes, start the job `land` once for each change of the landing folder.",
 )
-def landing_sensor(
-    context: dg.SensorEvaluationContext, housing: Housing
-) -> Iterator[dg.RunRequest | dg.SkipReason]:
+def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Iterator[dg.RunRequest | dg.SkipReason]:
     listing = landing_listing(housing)
     if not listing:
         yield dg.SkipReason(f"no files in {housing.settings.landing}")

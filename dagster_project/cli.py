@@ -64,7 +64,9 @@ def run(
 
 
 @app.command()
-def ingest(paths: Annotated[list[Path], typer.Argument(help="CSV or Parquet files, or folders.")], dataset: Dataset = None) -> None:
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(help="CSV or Parquet files, or folders.")], dataset: Dataset = None
+) -> None:
     """Land files, load and validate them, rebuild what they touch, and publish."""
     from dagster_project import pipeline
 
@@ -144,7 +146,7 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000, dat
     prepare_environment(settings)
     dagster = str(Path(sys.executable).parent / "dagster")
     command = [dagster, "dev", "-m", "dagster_project.definitions", "-h", "127.0.0.1", "-p", str(port)]
-    os.execv(dagster, command)  # noqa: S606 - replaces this process, so that Ctrl-C reaches Dagster
+    os.execv(dagster, command)
 
 
 def _print_summary(settings: Settings) -> None:
@@ -153,7 +155,7 @@ def _print_summary(settings: Settings) -> None:
     typer.echo(summary.as_text(settings))
 
 
-class _progress:  # noqa: N801 - used like a function
+class _progress:
     """Progress bars on a terminal, one line a task elsewhere. Yields ``show(task, done, total)``."""
 
     def __enter__(self) -> Callable[[str, int, int], None]:

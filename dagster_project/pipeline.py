@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,15 @@ def input_state(settings: Settings) -> str:
     landed = sorted(
         f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}" for p in settings.landing.iterdir() if p.is_file()
     )
-    code = [p for folder in ("ml", "expectations") for p in (PROJECT_ROOT / folder).rglob("*.*") if p.suffix in {".py", ".yml"}]
-    return hashlib.sha256("\n".join([fingerprint([*project_files(settings), *sorted(code)]), *landed]).encode()).hexdigest()
+    code = [
+        p
+        for folder in ("ml", "expectations")
+        for p in (PROJECT_ROOT / folder).rglob("*.*")
+        if p.suffix in {".py", ".yml"}
+    ]
+    return hashlib.sha256(
+        "\n".join([fingerprint([*project_files(settings), *sorted(code)]), *landed]).encode()
+    ).hexdigest()
 
 
 def _generate_when_empty(settings: Settings, show: Reporter) -> None:
@@ -89,7 +97,9 @@ def _generate_when_empty(settings: Settings, show: Reporter) -> None:
     from ml.synthetic import generate
 
     generate(
-        settings.landing / "housets_synthetic.csv", 60_000, 1,
+        settings.landing / "housets_synthetic.csv",
+        60_000,
+        1,
         progress=lambda done, total: show("generate synthetic rows", done, total),
     )
 
@@ -107,8 +117,11 @@ class _Session:
         self._lock = warehouse_lock(self._settings, self._purpose, lambda sentence: self._show(sentence, 0, 0))
         self._lock.__enter__()
         self._show("read the dbt project and start Dagster", 0, 0)
+        import warnings
+
         import dagster as dg
 
+        warnings.filterwarnings("ignore", category=dg.BetaWarning)
         from dagster_project.definitions import build_defs
         from dagster_project.progress import reporter
 
@@ -135,16 +148,16 @@ class _Session:
         one = partitions[0] if partitions and partitions[0] == partitions[1] else None
         if partitions and not one:
             tags |= months_tag(*partitions)
-        result = self._defs.resolve_job_def(job).execute_in_process(
-            instance=self._instance,
-            partition_key=one,
-            tags=tags,
-            raise_on_error=False,
-            run_config={
-                "ops": {name: {"config": config} for name, config in (ops or {}).items()},
-                "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
-            },
-        )
+        config = {
+            "ops": {name: {"config": values} for name, values in (ops or {}).items()},
+            "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
+        }
+        # what dbt says belongs in a log; the terminal shows progress
+        log = self._settings.dagster_home / "last_run.log"
+        with log.open("a", encoding="utf-8") as handle, redirect_stdout(handle):
+            result = self._defs.resolve_job_def(job).execute_in_process(
+                run_config=config, instance=self._instance, partition_key=one, tags=tags, raise_on_error=False
+            )
         if not result.success:
             raise PipelineError(_reason(result))
 

@@ -58,7 +58,7 @@ def dbt_resource(settings: Settings) -> DbtCliResource:
         project_dir=os.fspath(WAREHOUSE_PROJECT),
         profiles_dir=os.fspath(WAREHOUSE_PROJECT),
         dbt_executable=os.fspath(Path(sys.executable).parent / "dbt"),
-        global_config_flags=["--no-use-colors", "--log-level", "warn"],
+        global_config_flags=["--no-use-colors"],
     )
 
 

@@ -109,7 +109,9 @@ def _model(figures: dict[str, Any]) -> list[str]:
     if latest["status"] == "rejected":
         out += [f"    {reason}" for reason in latest["reasons"] or []]
     out.append(
-        f"  champion     {champion['model_version']} since {champion['since']} UTC" if champion else "  champion     none"
+        f"  champion     {champion['model_version']} since {champion['since']} UTC"
+        if champion
+        else "  champion     none"
     )
     return out
 

@@ -3,3 +3,9 @@
 Nothing here imports Dagster or dbt. Features, splits and verdicts are SQL and live in ``warehouse/``;
 wiring into assets and the command line lives in ``dagster_project/``.
 """
+
+import os
+
+# XGBoost's threads spin while they wait for each other, unless told before it is loaded: beside any other work on the
+# same cores, training then takes ten times as long
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -55,7 +55,7 @@ def fit_linear(x: np.ndarray, y: np.ndarray, *, alpha: float, clip_quantile: flo
     def blocks() -> list[tuple[int, np.ndarray]]:
         return [(i, x[i : i + BLOCK]) for i in range(0, len(x), BLOCK)]
 
-    means = sum(_filled(block, medians, lower, upper).sum(axis=0) for _, block in blocks()) / len(x)
+    means = np.sum([_filled(block, medians, lower, upper).sum(axis=0) for _, block in blocks()], axis=0) / len(x)
     mean_y = float(np.mean(y, dtype=np.float64))
     gram, moment = np.zeros((x.shape[1], x.shape[1])), np.zeros(x.shape[1])
     for i, block in blocks():
@@ -67,7 +67,7 @@ def fit_linear(x: np.ndarray, y: np.ndarray, *, alpha: float, clip_quantile: flo
     scales[scales < 1e-12 * np.maximum(1.0, np.abs(means))] = 1.0
     standard = gram / np.outer(scales, scales) + max(alpha, 1e-9) * np.eye(x.shape[1])
     coefficients = np.linalg.solve(standard, moment / scales)
-    return LinearModel(medians, lower, upper, list(means), scales.tolist(), coefficients.tolist(), mean_y)
+    return LinearModel(medians, lower, upper, means.tolist(), scales.tolist(), coefficients.tolist(), mean_y)
 
 
 def _quantiles(values: np.ndarray, quantiles: list[float]) -> np.ndarray:

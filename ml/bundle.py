@@ -43,12 +43,16 @@ class BundleError(ValueError):
     """A bundle is damaged or a request does not fit it; the message is one sentence."""
 
 
-def feature_matrix(rows: pa.Table | pa.RecordBatch, features: Sequence[str], out: np.ndarray | None = None) -> np.ndarray:
+def feature_matrix(
+    rows: pa.Table | pa.RecordBatch, features: Sequence[str], out: np.ndarray | None = None
+) -> np.ndarray:
     """Columns of ``rows`` as float32 of shape (n, features), missing values as NaN; into ``out`` where given."""
     matrix = np.empty((rows.num_rows, len(features)), dtype=np.float32) if out is None else out
     for j, name in enumerate(features):
         column = rows.column(name)
-        matrix[:, j] = column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+        matrix[:, j] = (
+            column.to_numpy() if isinstance(column, pa.ChunkedArray) else column.to_numpy(zero_copy_only=False)
+        )
     return matrix
 
 
@@ -90,7 +94,10 @@ class Bundle:
         price. ``predicted_price`` is null where ``reasons`` says why. Raises BundleError when headers are missing.
         """
         features = self.features(raw_rows)
-        scores = self.booster.inplace_predict(feature_matrix(features, self.features_used))
+        x = np.empty((features.num_rows, len(self.features_used)), dtype=np.float32)
+        for j, name in enumerate(self.features_used):
+            x[:, j] = features[name].to_numpy()
+        scores = self.booster.inplace_predict(x)
         offset = features["target_offset"].to_numpy()
         usable = (pc.list_value_length(features["reasons"]).to_numpy() == 0) & ~np.isnan(offset)  # pyright: ignore
         price = np.exp(scores.astype(np.float64) + offset)
@@ -109,7 +116,7 @@ class Bundle:
         One row per row, in its order. Raises BundleError when headers are missing.
         """
         wanted = ", ".join(f"f.{_quoted(name)}" for name in self.features_used)
-        with self._request(self._landed(raw_rows)) as connection:
+        with self._request(raw_rows) as connection:
             return connection.execute(
                 f"""
                 select
@@ -129,7 +136,9 @@ class Bundle:
         columns = [f"{_quoted(name)} varchar" for name in self._formats]
         connection.execute(f"attach ':memory:' as {self.dataset}")
         connection.execute(f"use {self.dataset}")
-        connection.execute("create schema raw; create schema staging; create schema intermediate; create schema features")
+        connection.execute(
+            "create schema raw; create schema staging; create schema intermediate; create schema features"
+        )
         connection.execute(
             f"create table raw.observations ({', '.join(columns)}, _file varchar, _row bigint, "
             "_loaded_at timestamp, _batch bigint)"
@@ -146,44 +155,35 @@ class Bundle:
         return connection
 
     @contextmanager
-    def _request(self, landed: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
-        """A connection that alone sees these rows: they are inserted in a transaction that is rolled back."""
+    def _request(self, raw_rows: pa.Table | pd.DataFrame) -> Iterator[duckdb.DuckDBPyConnection]:
+        """A connection that alone sees these rows: they are inserted in a transaction that is never committed."""
+        given = _as_columns(raw_rows)
+        if lacking := [header for header in self._required if header not in given]:
+            raise BundleError(
+                f"the rows lack {', '.join(lacking)}; {self.dataset} {self.model_version} needs "
+                f"{', '.join(self._required)}"
+            )
+        # the price is never looked at, so that a known one cannot help
+        used = {header: given[header] for header in self._formats if header in given and header != self._price}
+        # other names: SQL knows no difference between price and Price
+        rows = pa.table(list(used.values()), names=[f"c{i}" for i in range(len(used))])
+        rows = rows.append_column("n", pa.array(np.arange(1, rows.num_rows + 1)))
+        texts = [_text_of(f"c{i}", rows.schema.field(i).type, self._formats[h]) for i, h in enumerate(used)]
         with self._lock:
             connection = self._database.cursor()
         try:
-            connection.register("landed", landed)
+            connection.register("given", rows)
             connection.execute("begin")
-            connection.execute(f"insert into {self.dataset}.raw.observations by name select * from landed")
+            connection.execute(
+                f"""
+                insert into {self.dataset}.raw.observations
+                    ({", ".join(map(_quoted, used))}, _file, _row, _loaded_at, _batch)
+                select {", ".join(texts)}, 'request', n, timestamp '1970-01-01', 0 from given
+                """
+            )
             yield connection
         finally:
             connection.close()
-
-    def _landed(self, raw_rows: pa.Table | pd.DataFrame) -> pa.Table:
-        """Raw rows as they would stand in ``raw.observations``: text by header, null where a column is absent."""
-        given = _as_columns(raw_rows)
-        needed = [header for header in self._required if header not in given]
-        if needed:
-            raise BundleError(
-                f"the rows lack {', '.join(needed)}; {self.dataset} {self.model_version} needs "
-                f"{', '.join(self._required)}"
-            )
-        n = raw_rows.num_rows if isinstance(raw_rows, pa.Table) else len(raw_rows)
-        columns = {
-            # the price is never looked at, so that a known one cannot help
-            header: _as_text(given[header], date_format)
-            if header in given and header != self._price
-            else pa.nulls(n, pa.string())
-            for header, date_format in self._formats.items()
-        }
-        return pa.table(
-            {
-                **columns,
-                "_file": pa.array(["request"] * n, pa.string()),
-                "_row": pa.array(np.arange(1, n + 1)),
-                "_loaded_at": pa.array(np.zeros(n, dtype="datetime64[us]")),
-                "_batch": pa.array(np.zeros(n, dtype=np.int64)),
-            }
-        )
 
     @cached_property
     def _sources(self) -> list[dict[str, Any]]:
@@ -213,35 +213,41 @@ def write_bundle(
     linear: LinearModel,
     metadata: dict[str, Any],
 ) -> None:
-    """Write a version's bundle; SQL, encodings and reference tables are read from the working warehouse.
+    """Write a version's files; SQL, encodings and reference tables are read from the working warehouse.
 
-    ``metadata`` needs ``model_version``, ``dataset`` and ``features``. Raises BundleError when a view is missing.
+    ``metadata`` has at least ``dataset`` and ``features``. The folder is a bundle once ``seal_bundle`` has named its
+    version. Raises BundleError when a view is missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = metadata["dataset"]
-    views = [(name.format(dataset=dataset), "") for name in VIEWS]
-    views = [(name, _view_sql(connection, name)) for name, _ in views]
-    text = " ".join(sql for _, sql in views)
+    names = [name.format(dataset=metadata["dataset"]) for name in VIEWS]
+    views = [(name, _view_sql(connection, name)) for name in names]
     tables = {"features.encodings": "encodings.parquet"}
     for (name,) in connection.execute(
         "select table_name from duckdb_tables() where database_name = current_database() and schema_name = 'staging'"
     ).fetchall():
-        if f"staging.{name}" in text:
+        if any(f"staging.{name}" in sql for _, sql in views):
             tables[f"staging.{name}"] = f"{name}.parquet"
     for relation, file in tables.items():
-        # written by pyarrow: a COPY would need the warehouse to be allowed to write files
-        order = " order by encoding, month, key_value" if relation == "features.encodings" else " order by all"
-        reader = connection.execute(f"select * from {relation}{order}").to_arrow_reader(100_000)
+        order = "encoding, month, key_value" if relation == "features.encodings" else "all"
+        # through Arrow: a COPY would need the connection to be allowed to write files
+        reader = connection.execute(f"select * from {relation} order by {order}").to_arrow_reader(100_000)
         with pq.ParquetWriter(folder / file, reader.schema, compression="zstd") as writer:
             for batch in reader:
                 writer.write_batch(batch)
     (folder / "model.ubj").write_bytes(booster)
-    _write_json(folder / "linear.json", linear.to_dict())
-    _write_json(folder / "sql.json", views)
-    _write_json(folder / "contract.json", contract)
-    files = ["model.ubj", "linear.json", "sql.json", "contract.json", *tables.values()]
-    document = {**metadata, "tables": tables, "files": {name: _sha256(folder / name) for name in files}}
-    _write_json(folder / "metadata.json", {**document, "sha256": _digest_of(document)})
+    write_json(folder / "linear.json", linear.to_dict())
+    write_json(folder / "sql.json", views)
+    write_json(folder / "contract.json", contract)
+    write_json(folder / "metadata.json", {**metadata, "tables": tables})
+
+
+def seal_bundle(folder: Path, model_version: str) -> None:
+    """Name the version and write down the sha256 of every file; may be repeated with another name."""
+    metadata = json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
+    metadata.pop("sha256", None)
+    files = sorted(path for path in folder.iterdir() if path.name != "metadata.json")
+    metadata |= {"model_version": model_version, "files": {path.name: _sha256(path) for path in files}}
+    write_json(folder / "metadata.json", {**metadata, "sha256": _digest_of(metadata)})
 
 
 def _view_sql(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
@@ -258,7 +264,7 @@ def _view_sql(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
 def _as_columns(raw_rows: pa.Table | pd.DataFrame) -> dict[str, pa.Array | pa.ChunkedArray]:
     if isinstance(raw_rows, pa.Table):
         return {name: raw_rows.column(name) for name in raw_rows.column_names}
-    return {str(name): _from_pandas(raw_rows[name]) for name in raw_rows.columns}
+    return {str(name): _from_pandas(column) for name, column in raw_rows.items()}
 
 
 def _from_pandas(column: pd.Series) -> pa.Array | pa.ChunkedArray:
@@ -268,27 +274,25 @@ def _from_pandas(column: pd.Series) -> pa.Array | pa.ChunkedArray:
         return pa.array(column.astype("string"), from_pandas=True)  # numbers and texts mixed
 
 
-def _as_text(column: pa.Array | pa.ChunkedArray, date_format: str | None) -> pa.Array | pa.ChunkedArray:
-    """Values as a file would hold them: whole numbers without a decimal part, dates in the contract's format."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        column = column.cast(kind.value_type)
-        kind = column.type
+def _text_of(column: str, kind: pa.DataType, date_format: str | None) -> str:
+    """SQL of a value as a file would hold it: whole numbers without decimals, dates in the contract's format."""
     if pa.types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), None, column)
-        whole = pc.and_(pc.equal(pc.trunc(column), column), pc.less(pc.abs(column), 1e15))
-        as_integer = pc.if_else(whole, column, None).cast(pa.int64()).cast(pa.string())
-        return pc.coalesce(as_integer, column.cast(pa.string()))
+        return (
+            f"case when isnan({column}) then null "
+            f"when abs({column}) < 1e15 and {column} = trunc({column}) then {column}::bigint::varchar "
+            f"else {column}::varchar end"
+        )
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-        return pc.strftime(column.cast(pa.timestamp("s"), safe=False), date_format or "%Y-%m-%d")
-    return column.cast(pa.string())
+        return f"strftime({column}, '{date_format or '%Y-%m-%d'}')"
+    return f"{column}::varchar"
 
 
 def _quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Readable JSON in UTF-8."""
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")
 
 

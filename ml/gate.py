@@ -53,16 +53,16 @@ def judge(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Mappi
 
 
 def _at_least(what: str, value: float | None, limit: float) -> Comparison:
-    if not _known(value):
+    if value is None or not math.isfinite(value):
         return Comparison(f"{what} is unknown, {limit:g} or more is required", False)
-    passed = value >= limit
+    passed = bool(value >= limit)
     return Comparison(f"{what} is {value:.4f}, {'' if passed else 'but '}{limit:g} or more is required", passed)
 
 
 def _at_most(what: str, value: float | None, limit: float) -> Comparison:
-    if not _known(value):
+    if value is None or not math.isfinite(value):
         return Comparison(f"{what} is unknown, {limit:g} or less is required", False)
-    passed = value <= limit
+    passed = bool(value <= limit)
     return Comparison(f"{what} is {value:.2f}, {'' if passed else 'but '}{limit:g} or less is required", passed)
 
 
@@ -70,15 +70,11 @@ def _better(name: str, model: Mapping[str, Any], baseline: Mapping[str, Any]) ->
     if not baseline["n"]:
         return Comparison(f"{name} has no price for any row of the eval window and is not compared", True)
     ours, theirs = model["mae"], baseline["mae"]
-    if not (_known(ours) and _known(theirs)):
+    if ours is None or theirs is None or not (math.isfinite(ours) and math.isfinite(theirs)):
         return Comparison(f"the mean absolute error against {name} is unknown", False)
-    passed = ours < theirs
+    passed = bool(ours < theirs)
     return Comparison(
         f"mean absolute error is {ours:,.0f} against {theirs:,.0f} of {name} on the same {baseline['n']:,} rows"
         + ("" if passed else ", but must be smaller"),
         passed,
     )
-
-
-def _known(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

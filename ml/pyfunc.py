@@ -8,21 +8,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import mlflow.models
-import mlflow.pyfunc
+from mlflow.models import set_model
+from mlflow.pyfunc.model import PythonModel
 
 from ml.bundle import Bundle
 
 
-class HousingModel(mlflow.pyfunc.PythonModel):
+class HousingModel(PythonModel):
     """``predict(raw rows)``: a table with the headers of the landed files in, one predicted price per row out."""
 
     def load_context(self, context: Any) -> None:
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
 
-    def predict(self, context: Any, model_input: Any, params: dict[str, Any] | None = None) -> Any:
+    # MLflow reads type hints as a schema; raw rows have the one that the bundle checks
+    def predict(self, context, model_input, params=None):
         """DataFrame of observation_id, predicted_price, model_version, reasons; one row per row, in its order."""
         return self.bundle.predict(model_input).to_pandas()
 
 
-mlflow.models.set_model(HousingModel())
+set_model(HousingModel())

@@ -33,8 +33,8 @@ create table if not exists training.model_versions (
     model_version varchar primary key, dataset varchar, created_at timestamp, status varchar, reasons varchar[],
     trained_from date, trained_through date, eval_from date, n_train bigint, n_eval bigint, features bigint,
     best_iteration bigint, training_median_price double, eval_mae double, eval_rmse double, eval_r2 double,
-    eval_mdape_pct double, eval_baseline_mae double, seed bigint, data_fingerprint varchar, model_sha256 varchar,
-    git_commit varchar, run_id varchar, model_uri varchar
+    eval_mdape_pct double, eval_baseline_mae double, seed bigint, data_fingerprint varchar, training_key varchar,
+    model_sha256 varchar, git_commit varchar, run_id varchar, model_uri varchar
 );
 create table if not exists training.model_aliases (
     alias varchar not null, model_version varchar not null, previous_version varchar, moved_at timestamp not null,
@@ -43,7 +43,8 @@ create table if not exists training.model_aliases (
 create table if not exists predictions.predictions (
     observation_id varchar not null, model_version varchar not null, kind varchar not null, split varchar not null,
     observed_on date, month date not null, area varchar, locality varchar, predicted_price double,
-    scored_at timestamp not null, run_id varchar not null, primary key (observation_id, model_version)
+    built_through_batch bigint, scored_at timestamp not null, run_id varchar not null,
+    primary key (observation_id, model_version)
 );
 """
 

@@ -12,10 +12,11 @@ from typing import TypedDict, Unpack
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 
 from ml import contract, synthetic
+
+Numbers = float | np.ndarray
 
 #: SGD per sqm of a flat with a full lease in 2018-01; a town's price grows by ``HDB_GROWTH`` a month (log).
 HDB_TOWNS = {"ANG MO KIO": 5200.0, "BEDOK": 4700.0, "PUNGGOL": 5600.0, "QUEENSTOWN": 7200.0}
@@ -39,7 +40,7 @@ class Defects(TypedDict, total=False):
     unpriced: int  # no price yet
 
 
-def hdb_price(level: float, month: int, area: float, remaining_lease: float) -> float:
+def hdb_price(level: Numbers, month: Numbers, area: Numbers, remaining_lease: Numbers) -> Numbers:
     """Price in SGD without noise; ``month`` counts from 2018-01. Works on arrays, too."""
     return level * np.exp(HDB_GROWTH * month) * area * (0.5 + 0.5 * remaining_lease / 99)
 
@@ -57,7 +58,7 @@ def housets_rows(zips: int = 30, seed: int = 7, since: str = "2012-03", **defect
     """Complete series of ``zips`` zip codes from ``since`` to 2023-12, without a defect unless asked for."""
     table = pa.concat_tables(synthetic.tables(zips * synthetic.N_MONTHS, seed, {}))
     table = table.cast(pa.schema([(name, pa.string()) for name in table.column_names]))
-    table = table.filter(pc.greater_equal(table["date"], f"{since}-01"))
+    table = table.filter(pa.array(_months(table) >= since))
     return with_defects(table, "housets", seed, **defects)
 
 
@@ -100,7 +101,7 @@ def house_data_rows(rows: int = 300, seed: int = 7, **defects: Unpack[Defects]) 
 
 def with_month(table: pa.Table, month: str) -> pa.Table:
     """Only the rows of ``YYYY-MM``, for landing one more month."""
-    return table.filter(pc.starts_with(table["month" if "month" in table.column_names else "date"], month))
+    return table.filter(pa.array(_months(table) == month))
 
 
 def with_defects(table: pa.Table, dataset: str, seed: int = 7, **defects: Unpack[Defects]) -> pa.Table:
@@ -110,7 +111,7 @@ def with_defects(table: pa.Table, dataset: str, seed: int = 7, **defects: Unpack
     spec = contract.load(dataset)
     header = {c.name: h for h, c in spec.sources.items()}
     price = header[spec.price]
-    dated = header[spec.observed_on] if spec.observed_on in header else None
+    dated = header.get(spec.observed_on or "")
     # the file's own area column: housets derives its metro from city_full
     area = header.get(spec.area, "city_full")
     rng = np.random.default_rng([seed, 1])
@@ -167,13 +168,15 @@ def write_csv(table: pa.Table, path: Path) -> Path:
 
 def write_months(table: pa.Table, folder: Path) -> list[Path]:
     """One CSV a month, ``YYYY-MM.csv``, as hdb is published; rows whose date has no month go into ``other.csv``."""
-    column = "month" if "month" in table.column_names else "date"
-    month = pc.utf8_slice_codeunits(table[column], 0, 7)
-    month = pc.if_else(pc.match_substring_regex(month, r"^\d{4}-\d{2}$"), month, "other")
-    return [
-        write_csv(table.filter(pc.equal(month, name)), folder / f"{name}.csv")
-        for name in sorted(pc.unique(month).to_pylist())
-    ]
+    months = _months(table)
+    months = np.where(np.char.isdigit(np.char.replace(months, "-", "")), months, "other")
+    return [write_csv(table.filter(pa.array(months == month)), folder / f"{month}.csv") for month in np.unique(months)]
+
+
+def _months(table: pa.Table) -> np.ndarray:
+    """The first seven characters of each row's date."""
+    dates = table["month" if "month" in table.column_names else "date"]
+    return np.array(dates.to_pylist(), dtype="U7")
 
 
 def _month_number(month: str) -> int:

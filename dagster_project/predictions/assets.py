@@ -1,17 +1,18 @@
 """Batch scoring as a monthly partitioned asset. How a month is scored stands in ``ml/score.py``."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
+from datetime import date
 
 import dagster as dg
+import duckdb
 
+from dagster_project.checks import check_results, check_specs
 from dagster_project.predictions.partitions import scoring_months
 from dagster_project.progress import progress
 from dagster_project.resources import POOL, Housing
-from expectations.predictions import CHECKS, check_month
+from expectations.predictions import check, rules
+from expectations.runner import ExpectationResult
 from ml.contract import Contract
-from ml.registry import champion
+from ml.registry import ModelVersion, champion
 from ml.score import scorable_months, score_months
 
 KEY = dg.AssetKey(["predictions", "predictions"])
@@ -31,29 +32,62 @@ def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
         partitions_def=scoring_months(contract),
         # a range of months is one run: one start, one bundle
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=[dg.AssetCheckSpec(name, asset=KEY, description=text) for name, text in CHECKS.items()],
+        check_specs=check_specs(KEY, rules(0, 0, 0)),
         pool=POOL,
         kinds={"xgboost", "duckdb"},
         description="Predictions of the champion and of the linear baseline; scoring a month again replaces its rows.",
     )
-    def predictions(context: dg.AssetExecutionContext, housing: Housing) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-        first, last = context.partition_key_range.start, context.partition_key_range.end
+    def predictions(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
         with housing.write(context) as connection:
             version = champion(connection)
             if version is None:
-                raise NoChampionError("no version passed its gate, so nothing can be scored; type: housing train")
-            if first == last:
-                months = [dg.TimeWindow, None] and [_date(first)]
-            else:
-                months = [m for m in scorable_months(connection, version) if first <= m.isoformat() <= last]
+                raise NoChampionError("no version passed its gate, so nothing can be scored; see housing status")
+            months = _months(context, connection, version)
+            report = progress(context, f"score {len(months)} months with {version.model_version}")
             rows = score_months(
-                connection, housing.settings, housing.contract, version, months, context.run_id,
-                progress=progress(context, f"score {len(months)} months with {version.model_version}"),
+                connection,
+                housing.settings,
+                housing.contract,
+                version,
+                months,
+                run_id=context.run_id,
+                progress=report,
             )
-            checks = check_month(connection, version, months)
-        yield dg.MaterializeResult(
-            metadata={"model_version": version.model_version, "rows_scored": sum(rows.values()), "months_scored": len(rows)},
-            check_results=checks,
+            verdicts = _gate(connection, version, rows)
+        return dg.MaterializeResult(
+            metadata={
+                "model_version": version.model_version,
+                "dagster/partition_row_count": sum(rows.values()),
+                "months_scored": len(rows),
+            },
+            check_results=check_results(KEY, rules(0, 0, 0), verdicts),
         )
 
     return predictions
+
+
+def _months(
+    context: dg.AssetExecutionContext, connection: duckdb.DuckDBPyConnection, version: ModelVersion
+) -> list[date]:
+    """One month is scored whether or not it was before; of a range, the months that have something to score."""
+    first, last = (date.fromisoformat(key) for key in context.partition_key_range)
+    return [first] if first == last else [m for m in scorable_months(connection, version) if first <= m <= last]
+
+
+def _gate(
+    connection: duckdb.DuckDBPyConnection, version: ModelVersion, rows: dict[date, int]
+) -> list[ExpectationResult]:
+    """Great Expectations over what was scored: warnings, since the rows stand and SQL will judge them."""
+    if not sum(rows.values()):
+        return []
+    bounds = connection.execute(
+        "select min(price) / 4, max(price) * 4 from training.training_dataset where is_price_valid and month <= ?",
+        [version.trained_through or date.max],
+    ).fetchone()
+    assert bounds is not None  # an aggregate without groups always has a row
+    months = ", ".join(f"date '{month}'" for month in rows)
+    scored = (
+        f"(select * from predictions.predictions where model_version = '{version.model_version}' "
+        f"and split <> 'eval' and month in ({months}))"
+    )
+    return check(connection, scored, version.model_version, rules(sum(rows.values()), *bounds))

@@ -1,11 +1,9 @@
 """The published snapshot as an asset. How it is written stands in ``snapshot.py``."""
 
-from __future__ import annotations
-
 import dagster as dg
 
-from dagster_project.published.snapshot import publish
 from dagster_project.progress import progress
+from dagster_project.published.snapshot import publish
 from dagster_project.resources import POOL, Housing
 
 #: Models whose tables a reader of the snapshot expects; the checks of all of them come first.

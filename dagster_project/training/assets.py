@@ -1,7 +1,5 @@
 """Training as an asset: train, evaluate, gate, register. How that is done stands in ``ml/``."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ import dagster as dg
 
 from dagster_project.progress import reporter
 from dagster_project.resources import POOL, Housing
-from ml.registry import ModelVersion, report_files, train_and_register
+from ml.registry import ModelVersion, train_and_register
+from ml.settings import Settings
 
 GATE = "gate"
 
@@ -28,7 +27,9 @@ class TrainingConfig(dg.Config):
     key=["training", "model_versions"],
     group_name="training",
     deps=[dg.AssetKey(["training", "training_dataset"])],
-    check_specs=[dg.AssetCheckSpec(GATE, asset=["training", "model_versions"], description="Is the version good enough?")],
+    check_specs=[
+        dg.AssetCheckSpec(GATE, asset=["training", "model_versions"], description="Is the version good enough?")
+    ],
     pool=POOL,
     kinds={"xgboost", "mlflow"},
     description="A registered model version with its bundle. It becomes champion when it passes the contract's gate.",
@@ -49,7 +50,7 @@ def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: 
     context.log.info(f"{version.model_version} {'trained' if outcome.trained else 'stood already'}: {version.status}")
     passed = version.status != "rejected"
     return dg.MaterializeResult(
-        metadata={**_numbers(version), **_pictures(report_files(housing.settings, version))},
+        metadata={**_numbers(version), **_pictures(housing.settings, version)},
         check_results=[
             dg.AssetCheckResult(
                 passed=passed,
@@ -77,10 +78,13 @@ def _numbers(version: ModelVersion) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _pictures(files: list[Path]) -> dict[str, dg.MarkdownMetadataValue]:
-    """PNG reports inside the metadata, so that the UI shows them without another server."""
-    return {
-        path.stem: dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})")
-        for path in files
-        if path.suffix == ".png"
-    }
+def _pictures(settings: Settings, version: ModelVersion) -> dict[str, dg.MarkdownMetadataValue]:
+    """The run's plots inside the metadata, so that the UI shows them without another server."""
+    from mlflow.artifacts import download_artifacts
+
+    out = {}
+    for name in ("importance", "learning_curve"):
+        path = download_artifacts(f"runs:/{version.run_id}/{name}.png", tracking_uri=settings.mlflow_uri)
+        encoded = base64.b64encode(Path(path).read_bytes()).decode()
+        out[name] = dg.MetadataValue.md(f"![{name}](data:image/png;base64,{encoded})")
+    return out

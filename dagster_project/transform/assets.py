@@ -1,7 +1,5 @@
 """All dbt models as Dagster assets, their tests as asset checks. SQL belongs in ``warehouse/``."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,18 +30,17 @@ def transform_assets(settings: Settings) -> dg.AssetsDefinition:
     @dbt_assets(
         manifest=ensure_manifest(settings),
         name="warehouse_models",
-        exclude="resource_type:unit_test",
-        dagster_dbt_translator=LayerTranslator(DagsterDbtTranslatorSettings(enable_asset_checks=True)),
+        dagster_dbt_translator=LayerTranslator(
+            DagsterDbtTranslatorSettings(enable_asset_checks=True, enable_duplicate_source_asset_keys=True)
+        ),
         pool=POOL,
     )
-    def warehouse_models(
-        context: dg.AssetExecutionContext, housing: Housing, dbt: DbtCliResource
-    ) -> Iterator[Any]:
+    def warehouse_models(context: dg.AssetExecutionContext, housing: Housing, dbt: DbtCliResource) -> Iterator[Any]:
         full_refresh = needs_full_refresh(housing.settings)
         if full_refresh:
             context.log.info("models, macros or the contract changed: everything is rebuilt")
         with housing.lock(context):
-            arguments = ["build", *(["--full-refresh"] if full_refresh else [])]
+            arguments = ["build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if full_refresh else [])]
             yield from dbt.cli(arguments, context=context, target_path=housing.settings.dbt_target / "runs").stream()
             if {key.path[0] for key in context.selected_asset_keys} >= {"staging", "features"}:
                 remember_shape(housing.settings)

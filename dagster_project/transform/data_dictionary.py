@@ -31,7 +31,12 @@ def render() -> str:
         for path in sorted((MODELS / layer).glob("*.yml")):
             for model in yaml.safe_load(path.read_text(encoding="utf-8")).get("models", []):
                 parts += _table(f"{layer}.{model['name']}", model["description"], model.get("columns", []))
-    parts += ["", "## Datasets", "", "What each contract says of its columns. Features are made from these by the model `features_as_of`."]
+    parts += [
+        "",
+        "## Datasets",
+        "",
+        "What each contract says of its columns. Features are made from these by the model `features_as_of`.",
+    ]
     for name in available():
         parts += _dataset(load(name))
     return "\n".join(parts) + "\n"
@@ -49,15 +54,23 @@ def _dataset(contract: Contract) -> list[str]:
         if c.min is not None or c.max is not None:
             limits = f"{'' if c.min is None else f'{c.min:g}'}..{'' if c.max is None else f'{c.max:g}'}"
             treatment.append(f"outside {limits}: {'row rejected' if c.outside == 'reject' else c.outside}")
-        treatment += (["required"] if c.required else []) + ([f"{c.encode} of {len(c.values)} values"] if c.encode else [])
+        treatment += (["required"] if c.required else []) + (
+            [f"{c.encode} of {len(c.values)} values"] if c.encode else []
+        )
         treatment += ["known after the month"] if c.known == "after_month" else []
         rows.append(
             f"| `{c.name}` | {c.source or '(derived)'} | {c.role} | {c.unit or ''} | {'; '.join(treatment)} | {_cell(c.description)} |"
         )
     encodings = [
-        f"| `{e.name}` | {', '.join(e.keys) or 'all rows'} | {e.months_back[0]} to {e.months_back[1]} |" for e in contract.encodings
+        f"| `{e.name}` | {', '.join(e.keys) or 'all rows'} | {e.months_back[0]} to {e.months_back[1]} |"
+        for e in contract.encodings
     ]
-    head = ["", f"### {contract.name}: {contract.title}", "", "| column | header in the file | role | unit | treatment | meaning |"]
+    head = [
+        "",
+        f"### {contract.name}: {contract.title}",
+        "",
+        "| column | header in the file | role | unit | treatment | meaning |",
+    ]
     out = [*head, "|---|---|---|---|---|---|", *rows]
     if encodings:
         out += ["", "| encoding | keys | months before |", "|---|---|---|", *encodings]

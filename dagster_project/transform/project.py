@@ -79,4 +79,3 @@ def ensure_manifest(settings: Settings) -> Path:
         raise DbtError(f"dbt could not read {PROJECT}: {(done.stdout + done.stderr).strip()[-2000:]}")
     stamp.write_text(wanted, encoding="utf-8")
     return manifest
-

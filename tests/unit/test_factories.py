@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 
 from ml import contract
@@ -12,7 +11,7 @@ from tests import factories
 
 MAKERS = {
     "hdb": lambda **d: factories.hdb_rows("2019-01", 3, 100, **d),
-    "housets": lambda **d: factories.housets_rows(4, since="2023-10", **d),
+    "housets": lambda **d: factories.housets_rows(4, since="2023-07", **d),
     "ames": lambda **d: factories.ames_rows(120, **d),
     "house_data": lambda **d: factories.house_data_rows(120, **d),
 }
@@ -32,7 +31,7 @@ def test_defects_add_exactly_the_rows_asked_for(dataset: str) -> None:
     clean, dirty = MAKERS[dataset](), MAKERS[dataset](duplicates=3, corrected=2, outliers=4, unpriced=5)
     price = next(h for h, c in contract.load(dataset).sources.items() if c.role == "price")
     assert dirty.num_rows == clean.num_rows + 5
-    assert pc.sum(pc.equal(dirty[price], "999999999")).as_py() == 4
+    assert dirty[price].to_pylist().count("999999999") == 4
     assert dirty[price].null_count == 5
     assert dirty.group_by(dirty.column_names).aggregate([]).num_rows == clean.num_rows + 2
 
@@ -56,10 +55,10 @@ def test_flats_follow_the_stated_price_formula() -> None:
 
 def test_an_unseen_area_stands_only_in_the_last_month() -> None:
     table = factories.hdb_rows("2018-01", 6, 50, unseen_area=7)
-    unseen = table.filter(pc.equal(table["town"], factories.UNSEEN_AREA))
-    assert unseen["month"].to_pylist() == ["2018-06"] * 7
+    towns = zip(table["town"].to_pylist(), table["month"].to_pylist(), strict=True)
+    assert [month for town, month in towns if town == factories.UNSEEN_AREA] == ["2018-06"] * 7
 
 
 def test_an_unknown_defect_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="no defect named.*known are: duplicates, corrected"):
+    with pytest.raises(ValueError, match=r"no defect named.*known are: duplicates, corrected"):
         factories.hdb_rows("2018-01", 1, 10, typo=1)  # pyright: ignore[reportCallIssue]

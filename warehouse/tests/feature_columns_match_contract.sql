@@ -1,3 +1,4 @@
+-- depends_on: {{ ref('training_dataset') }}
 -- Contract: training_dataset holds the canonical columns, then the contract's features, each DOUBLE.
 {%- set head = [
     'observation_id', 'observed_on', 'month', 'area', 'locality', 'price', 'is_price_valid', 'split', 'target',

@@ -1,0 +1,52 @@
+"""Pictures of a training run: feature importance and learning curve. What they show is computed in ``ml/train.py``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xgboost as xgb
+
+INK, BLUE, ORANGE = "#22303c", "#2f6690", "#d1752c"
+
+
+def importance(booster: xgb.Booster, path: Path, *, title: str, top: int = 20) -> dict[str, float]:
+    """Horizontal bars of the ``top`` features' share of the total gain; returns the share of every feature."""
+    gains = {name: float(gain) for name, gain in booster.get_score(importance_type="total_gain").items()}  # pyright: ignore
+    total = sum(gains.values()) or 1.0
+    shares = {name: gains.get(name, 0.0) / total for name in booster.feature_names or gains}
+    best = sorted(shares.items(), key=lambda item: item[1])[-top:]
+    figure, axes = _canvas(8, 0.6 + 0.32 * len(best))
+    bars = axes.barh([name for name, _ in best], [100 * share for _, share in best], color=BLUE, height=0.7)
+    axes.bar_label(bars, fmt="%.1f", padding=4, fontsize=8, color=INK)
+    axes.set_xlabel("share of total gain, percent")
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.margins(x=0.1, y=0.01)
+    figure.savefig(path, dpi=130)
+    return shares
+
+
+def learning_curve(curves: dict[str, list[float]], path: Path, *, title: str, metric: str, rounds: int) -> None:
+    """Error by round on the training and evaluation rows, with the round that was kept."""
+    figure, axes = _canvas(8, 4)
+    for (name, curve), colour in zip(curves.items(), (INK, BLUE), strict=False):
+        axes.plot(range(1, len(curve) + 1), curve, color=colour, label=name, linewidth=1.6)
+    axes.axvline(rounds, color=ORANGE, linestyle="--", linewidth=1.2, label=f"kept: {rounds} rounds")
+    axes.set_xlabel("round")
+    axes.set_ylabel(f"{metric} of the log ratio")
+    axes.set_yscale("log")
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def _canvas(width: float, height: float):
+    """Figure without the pyplot state, so that threads and servers may draw."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=9, colors=INK)
+    return figure, axes

@@ -1,0 +1,543 @@
+"""Versions: train, gate, register in MLflow, mirror to ``training.model_versions`` and ``training.model_aliases``.
+
+A version comes into being by one MLflow call, made when all its artifacts stand; ``reconcile_registry`` then brings
+aliases and warehouse to agree with MLflow. The same function runs at the start of every training, so a process that
+is killed anywhere leaves nothing that the next run does not put right. Fitting is in ``ml/train.py``, the verdict in
+``ml/gate.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+import duckdb
+import pyarrow as pa
+
+from ml.bundle import Bundle, seal_bundle, write_bundle, write_json
+from ml.contract import Contract
+from ml.dataset import Selection, TrainingData, TrainingWindow, read, select, training_window
+from ml.gate import Verdict, judge
+from ml.params import Params
+from ml.params import load as load_params
+from ml.settings import PROJECT_ROOT, QUIET, Settings
+from ml.train import Fit, Progress, fit
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
+
+#: What of this package travels with a model: enough to load and run a bundle, and nothing that needs more libraries.
+BUNDLE_CODE = ("__init__.py", "baselines.py", "bundle.py")
+#: Libraries a bundle needs; versions are pinned to those installed.
+BUNDLE_LIBRARIES = ("duckdb", "mlflow", "numpy", "pandas", "pyarrow", "xgboost-cpu", "xgboost")
+
+CHAMPION = "champion"
+
+
+class RegistryError(RuntimeError):
+    """A version that is needed does not exist or cannot be read; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """One row of ``training.model_versions``. ``status``: champion, retired (passed, but not champion) or rejected."""
+
+    model_version: str
+    dataset: str
+    created_at: datetime
+    status: str
+    reasons: list[str]
+    trained_from: date | None
+    trained_through: date | None
+    eval_from: date | None
+    n_train: int
+    n_eval: int
+    features: int
+    best_iteration: int
+    training_median_price: float
+    eval_mae: float
+    eval_rmse: float
+    eval_r2: float
+    eval_mdape_pct: float
+    eval_baseline_mae: float
+    seed: int
+    data_fingerprint: str
+    training_key: str
+    model_sha256: str
+    git_commit: str | None
+    run_id: str
+    model_uri: str
+
+    @property
+    def linear_version(self) -> str:
+        """``model_version`` under which the straight line's predictions stand."""
+        return f"linear_{self.model_version}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to. ``trained`` is False when the version stood already."""
+
+    version: ModelVersion
+    trained: bool
+
+
+def versions(connection: duckdb.DuckDBPyConnection) -> list[ModelVersion]:
+    """All versions, oldest first."""
+    columns = ", ".join(f.name for f in fields(ModelVersion))
+    rows = connection.execute(
+        f"select {columns} from training.model_versions order by cast(substr(model_version, 2) as bigint)"
+    ).fetchall()
+    return [ModelVersion(*row) for row in rows]
+
+
+def champion(connection: duckdb.DuckDBPyConnection) -> ModelVersion | None:
+    """The version that scores, if any passed its gate."""
+    return next((v for v in versions(connection) if v.status == CHAMPION), None)
+
+
+def load_bundle(settings: Settings, version: ModelVersion) -> Bundle:
+    """Bundle of a version. Local artifacts are read in place, without MLflow."""
+    parsed = urlparse(version.model_uri)
+    if parsed.scheme in {"", "file"}:
+        folder = Path(url2pathname(parsed.path)) / "artifacts" / "bundle"
+        if not folder.is_dir():
+            raise RegistryError(
+                f"the artifacts of {version.model_version} are gone from {folder}; train again with --force"
+            )
+        return Bundle.load(folder, threads=settings.threads)
+    open_registry(settings)
+    from mlflow.artifacts import download_artifacts
+
+    folder = download_artifacts(f"{version.model_uri}/artifacts/bundle", tracking_uri=settings.mlflow_uri)
+    return Bundle.load(Path(folder), threads=settings.threads)
+
+
+def train_and_register(
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    contract: Contract,
+    *,
+    through: str | None = None,
+    force: bool = False,
+    params: Params | None = None,
+    actor: str = "housing",
+    progress: Progress | None = None,
+) -> Outcome:
+    """Train a version, judge it and register it: as champion when it passes its gate, as rejected otherwise.
+
+    Without ``through`` the window ends with the contract's month, or the champion's where that is later, so that a
+    routine run never falls behind a version trained on purpose. A version of the same data, parameters, window and
+    gate is not trained again unless ``force``. The caller holds the warehouse lock and no open transaction.
+    """
+    params = params or load_params(contract.name)
+    show = progress or _silent
+    show("select training rows", 0, 0)
+    selection = select(connection, contract, _window(connection, contract, through))
+    key = _training_key(selection, contract, params)
+    if not force and (known := _known(connection, key)):
+        return Outcome(known, trained=False)
+    show("open the model registry", 0, 0)
+    client = open_registry(settings)
+    reconcile_registry(connection, settings, contract, client=client, actor=actor)
+    if not force and (known := _known(connection, key)):
+        return Outcome(known, trained=False)
+    show("read training rows", 0, 0)
+    data = read(connection, selection)
+    result = fit(data, params, refit=contract.split.refit, threads=settings.threads, progress=progress)
+    verdict = judge(result.metrics, result.baselines, contract.gate)
+    show("register the version", 0, 0)
+    number = _register(
+        client, connection, settings, contract, params=params, data=data, result=result, verdict=verdict, key=key
+    )
+    show("promote the version", 0, 0)
+    reconcile_registry(connection, settings, contract, client=client, actor=actor)
+    registered = next(v for v in versions(connection) if v.model_version == f"v{number}")
+    return Outcome(registered, trained=True)
+
+
+def reconcile_registry(
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    contract: Contract,
+    *,
+    client: MlflowClient | None = None,
+    actor: str = "housing",
+) -> list[str]:
+    """Make aliases and warehouse agree with MLflow; returns a sentence for each thing put right.
+
+    A version that passed its gate and was never promoted gets the alias. Versions that the warehouse does not know are
+    mirrored with their evaluation predictions, and the alias is followed, also where somebody moved it by hand, all in
+    one transaction. Runs of this warehouse that never ended are marked as killed.
+    """
+    client = client or open_registry(settings)
+    name = settings.registered_model
+    mirrored = {v.model_version for v in versions(connection)}
+    done: list[str] = []
+    new: list[tuple[dict[str, Any], pa.Table]] = []
+    for found in sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version)):
+        number, version = str(found.version), f"v{found.version}"
+        if found.tags.get("model_version") != version:
+            client.delete_model_version(name, number)
+            done.append(f"{version} was registered by halves and is deleted")
+            continue
+        if found.tags["gate"] == "passed" and "promoted_at" not in found.tags:
+            client.set_registered_model_alias(name, CHAMPION, number)
+            client.set_model_version_tag(name, number, "promoted_at", _now().isoformat())
+        if version not in mirrored:
+            client.set_terminated(str(found.run_id), "FINISHED")
+            new.append(_logged(client, found))
+    alias = _champion_in_mlflow(client, name)
+    with _transaction(connection):
+        for row, eval_predictions in new:
+            _insert_version(connection, row, eval_predictions)
+            done.append(f"{row['model_version']} is mirrored to the warehouse")
+        done += _follow_alias(connection, alias, [row["model_version"] for row, _ in new], actor)
+    return done + _close_dead_runs(client, settings)
+
+
+@contextmanager
+def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    connection.execute("begin")
+    try:
+        yield
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    connection.execute("commit")
+
+
+def open_registry(settings: Settings) -> MlflowClient:
+    """Client of the tracking store and registry; creates the SQLite store on first use (seconds)."""
+    os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working directory is not the model's
+    from mlflow import MlflowClient
+
+    # only after the import, which sets its own level
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    if settings.mlflow_uri.startswith("sqlite:///"):
+        Path(settings.mlflow_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
+
+
+def _window(connection: duckdb.DuckDBPyConnection, contract: Contract, through: str | None) -> TrainingWindow:
+    window = training_window(contract, through)
+    current = champion(connection)
+    if not through and window.through and current and current.trained_through:
+        return training_window(contract, f"{max(window.through, current.trained_through):%Y-%m}")
+    return window
+
+
+def _training_key(selection: Selection, contract: Contract, params: Params) -> str:
+    """Digest of all that decides what a version is; the thread count and the code are not among it."""
+    parts = {
+        "data": selection.fingerprint,
+        "params": params.model_dump(),
+        "refit": contract.split.refit,
+        "gate": contract.gate.model_dump(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _known(connection: duckdb.DuckDBPyConnection, key: str) -> ModelVersion | None:
+    return next((v for v in reversed(versions(connection)) if v.training_key == key), None)
+
+
+def _register(
+    client: MlflowClient,
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    contract: Contract,
+    *,
+    params: Params,
+    data: TrainingData,
+    result: Fit,
+    verdict: Verdict,
+    key: str,
+) -> int:
+    """Log a run with everything a version needs, then create the version. Returns its number."""
+    selection, name = data.selection, settings.registered_model
+    commit = _git_commit()
+    booster = bytes(result.booster.save_raw("ubj"))
+    run = client.create_run(
+        _experiment(client, settings),
+        run_name=f"{contract.name} through {selection.window.through:%Y-%m}"
+        if selection.window.through
+        else contract.name,
+        tags={
+            "dataset": contract.name,
+            "data_fingerprint": selection.fingerprint,
+            "training_key": key,
+            "git_commit": commit or "unknown",
+            "warehouse": str(settings.warehouse),
+            "gate": "passed" if verdict.passed else "rejected",
+        },
+    )
+    shown = {**params.model_dump(), "refit": contract.split.refit}
+    _log_numbers(client, run, shown, selection, result)
+    row = {
+        "dataset": contract.name,
+        "created_at": _now().isoformat(),
+        "reasons": verdict.reasons,
+        "trained_from": _iso(selection.trained_from),
+        "trained_through": _iso(selection.window.through),
+        "eval_from": _iso(selection.window.eval_from),
+        "n_train": selection.n_train,
+        "n_eval": selection.n_eval,
+        "features": len(selection.features),
+        "best_iteration": result.rounds - 1,
+        "training_median_price": selection.median_price,
+        **{f"eval_{k}": result.metrics[k] for k in ("mae", "rmse", "r2", "mdape_pct")},
+        "eval_baseline_mae": min(p["baseline"]["mae"] for p in result.baselines.values() if p["baseline"]["n"]),
+        "seed": params.seed,
+        "data_fingerprint": selection.fingerprint,
+        "training_key": key,
+        "model_sha256": hashlib.sha256(booster).hexdigest(),
+        "git_commit": commit,
+        "run_id": run.info.run_id,
+        "model_uri": f"{run.info.artifact_uri}/model",
+    }
+    with tempfile.TemporaryDirectory(prefix="housing-") as temporary:
+        folder = Path(temporary)
+        _write_reports(folder / "run", f"{contract.title}, {run.info.run_name}", params.eval_metric, data, result)
+        documents = {
+            "evaluation.json": {"model": result.metrics, "baselines": result.baselines},
+            "gate.json": [asdict(c) for c in verdict.comparisons],
+            "version.json": row,
+        }
+        for document, content in documents.items():
+            write_json(folder / "run" / document, content)
+        client.log_artifacts(run.info.run_id, str(folder / "run"))
+        write_bundle(
+            folder / "bundle",
+            connection,
+            contract=contract.model_dump(mode="json"),
+            booster=booster,
+            linear=result.linear,
+            metadata={
+                "dataset": contract.name,
+                "features": list(selection.features),
+                "trained_through": _iso(selection.window.through),
+                "data_fingerprint": selection.fingerprint,
+            },
+        )
+        return _create_version(client, name, run, folder, verdict)
+
+
+def _create_version(client: MlflowClient, name: str, run: Run, folder: Path, verdict: Verdict) -> int:
+    """Log the model under the number it is going to get and register it; the number stands inside the bundle.
+
+    Should another process take that number first, the version is made again under the next.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name)
+    number = 1 + max((int(v.version) for v in client.search_model_versions(f"name = '{name}'")), default=0)
+    while True:
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        _save_model(folder, f"v{number}")
+        client.log_artifacts(run.info.run_id, str(folder / "model"), "model")
+        created = client.create_model_version(
+            name,
+            source=f"{run.info.artifact_uri}/model",
+            run_id=run.info.run_id,
+            tags={
+                "model_version": f"v{number}",
+                "gate": "passed" if verdict.passed else "rejected",
+                "reasons": "; ".join(verdict.reasons),
+            },
+            description="\n".join(f"- {'✓' if c.passed else '✗'} {c.sentence}" for c in verdict.comparisons),
+            await_creation_for=0,
+        )
+        if int(created.version) == number:
+            return number
+        client.delete_model_version(name, str(created.version))
+        number = int(created.version) + 1
+
+
+def _save_model(folder: Path, model_version: str) -> None:
+    """MLflow model from code: ``folder/bundle`` and the few modules that run it, no pickle."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from mlflow.pyfunc import save_model
+
+    seal_bundle(folder / "bundle", model_version)
+    code = folder / "code" / "ml"
+    code.mkdir(parents=True, exist_ok=True)
+    for module in BUNDLE_CODE:
+        shutil.copyfile(PROJECT_ROOT / "ml" / module, code / module)
+    pinned = []
+    for library in BUNDLE_LIBRARIES:
+        try:
+            pinned.append(f"{library}=={version(library)}")
+        except PackageNotFoundError:
+            continue  # xgboost comes from one of two distributions
+    save_model(
+        path=str(folder / "model"),
+        python_model=str(PROJECT_ROOT / "ml" / "pyfunc.py"),
+        artifacts={"bundle": str(folder / "bundle")},
+        code_paths=[str(code)],
+        pip_requirements=pinned,
+    )
+
+
+def _log_numbers(client: MlflowClient, run: Run, params: dict[str, Any], selection: Selection, result: Fit) -> None:
+    from mlflow.entities import Metric, Param
+
+    stamp = int(time.time() * 1000)
+    known = {
+        **params,
+        "trained_from": selection.trained_from,
+        "eval_from": selection.window.eval_from,
+        "trained_through": selection.window.through,
+        "features": len(selection.features),
+    }
+    numbers = {f"eval_{k}": v for k, v in result.metrics.items()}
+    for name, pair in result.baselines.items():
+        numbers |= {f"eval_{name}_{k}": v for k, v in pair["baseline"].items()}
+    numbers |= {"best_iteration": result.rounds - 1, "n_train": selection.n_train, "n_eval": selection.n_eval}
+    metrics = [Metric(k, float(v), stamp, 0) for k, v in numbers.items() if v is not None]
+    # a hundred points draw the same curve as a thousand
+    step = max(1, len(result.curves["eval"]) // 100)
+    for name, curve in result.curves.items():
+        metrics += [Metric(f"curve_{name}", v, stamp, i) for i, v in enumerate(curve) if i % step == 0]
+    client.log_batch(run.info.run_id, metrics, [Param(k, str(v)) for k, v in known.items()])
+
+
+def _write_reports(folder: Path, title: str, metric: str, data: TrainingData, result: Fit) -> None:
+    """Pictures and lists for the reader of the run, and the predictions that ``_logged`` reads back."""
+    import pyarrow.parquet as pq
+
+    from ml import plots
+
+    folder.mkdir()
+    shares = plots.importance(result.booster, folder / "importance.png", title=f"What the model looks at: {title}")
+    write_json(folder / "features.json", shares)
+    plots.learning_curve(
+        result.curves,
+        folder / "learning_curve.png",
+        title=f"Error by round: {title}",
+        metric=metric,
+        rounds=result.rounds,
+    )
+    rows = data.eval_rows.select(["observation_id", "observed_on", "month", "area", "locality"])
+    rows = rows.append_column("model_price", pa.array(result.eval_price, from_pandas=True))
+    rows = rows.append_column("linear_price", pa.array(result.eval_linear_price, from_pandas=True))
+    pq.write_table(rows, folder / "eval_predictions.parquet", compression="zstd")
+
+
+def _logged(client: MlflowClient, found: RegisteredVersion) -> tuple[dict[str, Any], pa.Table]:
+    """Row of ``training.model_versions`` and evaluation predictions of a registered version, from its run."""
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory(prefix="housing-") as temporary:
+        run_id = str(found.run_id)
+        row = json.loads(Path(client.download_artifacts(run_id, "version.json", temporary)).read_text(encoding="utf-8"))
+        predictions = pq.read_table(client.download_artifacts(run_id, "eval_predictions.parquet", temporary))
+    status = "rejected" if row["reasons"] else "retired"
+    return {**row, "model_version": f"v{found.version}", "status": status}, predictions
+
+
+def _champion_in_mlflow(client: MlflowClient, name: str) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        number = client.get_registered_model(name).aliases.get(CHAMPION)
+    except MlflowException:
+        return None  # nothing was ever registered
+    return f"v{number}" if number else None
+
+
+def _insert_version(connection: duckdb.DuckDBPyConnection, row: dict[str, Any], eval_predictions: pa.Table) -> None:
+    from ml.score import write_eval_predictions
+
+    columns = [f.name for f in fields(ModelVersion)]
+    connection.execute(
+        f"insert into training.model_versions ({', '.join(columns)}) values ({', '.join('?' * len(columns))})",
+        [row[name] for name in columns],
+    )
+    write_eval_predictions(connection, row["model_version"], eval_predictions, row["run_id"])
+
+
+def _follow_alias(connection: duckdb.DuckDBPyConnection, wanted: str | None, new: list[str], actor: str) -> list[str]:
+    """Bring the status of versions to the alias in MLflow, and remember the move."""
+    current = champion(connection)
+    previous = current.model_version if current else None
+    if wanted is None or wanted == previous:
+        return []
+    reason = f"{wanted} passed its gate" if wanted in new else f"the alias was moved to {wanted} in MLflow"
+    connection.execute("update training.model_versions set status = 'retired' where status = ?", [CHAMPION])
+    connection.execute("update training.model_versions set status = ? where model_version = ?", [CHAMPION, wanted])
+    connection.execute(
+        "insert into training.model_aliases values (?, ?, ?, ?, ?, ?)",
+        [CHAMPION, wanted, previous, _now(), actor, reason],
+    )
+    return [f"{CHAMPION} is {wanted}: {reason}"]
+
+
+def _close_dead_runs(client: MlflowClient, settings: Settings) -> list[str]:
+    """Runs of this warehouse that still run were killed: whoever holds the warehouse knows that no other trains."""
+    experiment = client.get_experiment_by_name(settings.registered_model)
+    if experiment is None:
+        return []
+    dead = client.search_runs(
+        [experiment.experiment_id],
+        f"attributes.status = 'RUNNING' and tags.warehouse = '{settings.warehouse}'",
+    )
+    for run in dead:
+        client.set_terminated(run.info.run_id, "KILLED")
+    return [f"run {run.info.run_id} was killed before it ended" for run in dead]
+
+
+def _experiment(client: MlflowClient, settings: Settings) -> str:
+    name = settings.registered_model
+    if found := client.get_experiment_by_name(name):
+        return found.experiment_id
+    local = settings.mlflow_uri.startswith("sqlite:///")
+    where = (settings.mlflow_artifacts / settings.dataset).as_uri() if local else None
+    return client.create_experiment(name, artifact_location=where)
+
+
+def _git_commit() -> str | None:
+    """Commit of the working tree, ``-dirty`` when it was changed; None outside a repository."""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(PROJECT_ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except OSError:
+        return None
+    return described.stdout.strip() or None
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _iso(value: date | None) -> str | None:
+    return value.isoformat() if value else None
+
+
+def _silent(task: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""

@@ -1,0 +1,221 @@
+"""Predictions into ``predictions.predictions``: a month by a registered version, and a version's evaluation window.
+
+Features come from ``features.features`` in Arrow batches; nothing is fitted or derived here. Raw rows are predicted by
+``ml/bundle.py``; predictions of the unfitted baselines are a dbt model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, date, datetime
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from ml.bundle import Bundle, feature_matrix
+from ml.contract import Contract
+from ml.registry import ModelVersion, champion, load_bundle
+from ml.settings import Settings
+from ml.warehouse import quoted
+
+BATCH_ROWS = 65_536  # rows in memory at a time
+
+#: Columns a prediction takes over from its features row.
+IDENTITY = ("observation_id", "observed_on", "month", "area", "locality")
+
+
+class ScoringError(ValueError):
+    """The month cannot be scored by this version; the message says why."""
+
+
+def score_month(
+    connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
+    bundle: Bundle,
+    version: ModelVersion,
+    *,
+    month: date,
+    run_id: str,
+) -> int:
+    """Score a month's rows with a version and its straight line; returns the number of rows scored.
+
+    Replaces what stood for that month, in one transaction. A priced row of a month the version was trained through
+    is never scored; raises ScoringError when the month has no other.
+    """
+    rows = _to_score(version)
+    names = [quoted(c) for c in (*IDENTITY, "target_offset", "built_through_batch", *bundle.features_used)]
+    scored, scored_at = 0, datetime.now(UTC).replace(tzinfo=None)
+    # a second connection reads while the first writes; both see the warehouse as it stands now
+    reading = connection.cursor()
+    connection.execute("begin")
+    try:
+        _forget(connection, version, month)
+        reader = reading.execute(
+            f"""
+            select {", ".join(names)}, price is not null as is_priced
+            from features.features where month = ? and {rows}
+            """,
+            [month],
+        ).to_arrow_reader(BATCH_ROWS)
+        for batch in reader:
+            _insert(connection, bundle, version, batch, run_id=run_id, scored_at=scored_at)
+            scored += batch.num_rows
+        if not scored:
+            _refuse_trained_month(reading, contract, version, month)
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    finally:
+        reading.close()
+    connection.execute("commit")
+    return scored
+
+
+def score_months(
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    contract: Contract,
+    version: ModelVersion,
+    months: Sequence[date],
+    *,
+    run_id: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[date, int]:
+    """Score several months, each in its own transaction; the bundle is loaded once. Returns rows by month."""
+    if not months:
+        return {}
+    bundle = load_bundle(settings, version)
+    out = {}
+    for done, month in enumerate(months):
+        if progress:
+            progress(done, len(months))
+        out[month] = score_month(connection, contract, bundle, version, month=month, run_id=run_id)
+    if progress:
+        progress(len(months), len(months))
+    return out
+
+
+def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:
+    """Months with rows the version has not scored as they stand now, or with predictions of rows that are gone."""
+    rows = connection.execute(
+        f"""
+        select month from features.features as f
+        where {_to_score(version)} and not exists (
+            select 1 from predictions.predictions as p
+            where p.observation_id = f.observation_id and p.model_version = $version
+            and p.built_through_batch = f.built_through_batch and p.month = f.month
+        )
+        union
+        select month from predictions.predictions as p
+        where p.model_version = $version and p.split <> 'eval' and not exists (
+            select 1 from features.features as f where p.observation_id = f.observation_id and p.month = f.month
+        )
+        order by month
+        """,
+        {"version": version.model_version},
+    ).fetchall()
+    return [month for (month,) in rows]
+
+
+def pending_months(connection: duckdb.DuckDBPyConnection, settings: Settings, contract: Contract) -> list[date]:
+    """``scorable_months`` of the champion; none when there is no champion."""
+    version = champion(connection)
+    return scorable_months(connection, version) if version else []
+
+
+def write_eval_predictions(
+    connection: duckdb.DuckDBPyConnection, model_version: str, predictions: pa.Table, run_id: str
+) -> None:
+    """Insert a version's predictions of its evaluation window; the caller's transaction.
+
+    ``predictions`` has the columns IDENTITY, ``model_price`` and ``linear_price``.
+    """
+    connection.register("eval_predictions", predictions)
+    for name, kind, price in _kinds(model_version):
+        connection.execute(
+            f"""
+            insert into predictions.predictions by name
+            select {", ".join(IDENTITY)}, ? as model_version, ? as kind, 'eval' as split, {price} as predicted_price,
+                ?::timestamp as scored_at, ? as run_id
+            from eval_predictions
+            """,
+            [name, kind, datetime.now(UTC).replace(tzinfo=None), run_id],
+        )
+    connection.unregister("eval_predictions")
+
+
+def _kinds(model_version: str) -> list[tuple[str, str, str]]:
+    """Name, kind and price column of the two predictions of a row."""
+    return [(model_version, "model", "model_price"), (f"linear_{model_version}", "baseline", "linear_price")]
+
+
+def _to_score(version: ModelVersion) -> str:
+    """Condition on ``features.features``: what the version has not learned from and was not evaluated on."""
+    if version.trained_through is None:
+        return "split in ('holdout', 'to_score')"
+    return f"(month > date '{version.trained_through}' or price is null)"
+
+
+def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, month: date) -> None:
+    """Delete the version's predictions of a month, and those of its rows that once stood in another month."""
+    connection.execute(
+        f"""
+        delete from predictions.predictions
+        where model_version in ($model, $linear) and (
+            (month = $month and split <> 'eval')
+            or observation_id in (
+                select observation_id from features.features where month = $month and {_to_score(version)}
+            )
+        )
+        """,
+        {"model": version.model_version, "linear": version.linear_version, "month": month},
+    )
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection,
+    bundle: Bundle,
+    version: ModelVersion,
+    batch: pa.RecordBatch,
+    *,
+    run_id: str,
+    scored_at: datetime,
+) -> None:
+    x = feature_matrix(batch, bundle.features_used)
+    offset = batch.column("target_offset").to_numpy(zero_copy_only=False)
+    prices = {
+        "model_price": np.exp(bundle.booster.inplace_predict(x).astype(np.float64) + offset),
+        "linear_price": np.exp(bundle.linear.score(x) + offset),
+    }
+    kept = pa.table(
+        {name: batch.column(name) for name in (*IDENTITY, "built_through_batch", "is_priced")}
+        # no price level, no price: null, never a number made up
+        | {name: pa.array(price, from_pandas=True) for name, price in prices.items()}
+    )
+    connection.register("scored", kept)
+    for name, kind, price in _kinds(version.model_version):
+        connection.execute(
+            f"""
+            insert into predictions.predictions by name
+            select {", ".join(IDENTITY)}, built_through_batch, ? as model_version, ? as kind,
+                case when is_priced then 'holdout' else 'to_score' end as split, {price} as predicted_price,
+                ?::timestamp as scored_at, ? as run_id
+            from scored
+            """,
+            [name, kind, scored_at, run_id],
+        )
+    connection.unregister("scored")
+
+
+def _refuse_trained_month(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, version: ModelVersion, month: date
+) -> None:
+    if version.trained_through is None or month > version.trained_through:
+        return
+    found = connection.execute("select count(*) from features.features where month = ?", [month]).fetchone()
+    if found and found[0]:
+        raise ScoringError(
+            f"{version.model_version} was trained through {version.trained_through:%Y-%m}, so the {found[0]:,} "
+            f"priced rows of {month:%Y-%m} are not scored by it; choose a later month or train through an earlier one"
+        )

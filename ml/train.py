@@ -1,0 +1,138 @@
+"""Fitting: XGBoost on the log ratio to the as-of price level, beside a straight line, and their error.
+
+A pure function of data, parameters and thread count: the same three give the same model, byte for byte. Where rows
+come from stands in ``ml/dataset.py``; what becomes of the result in ``ml/registry.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+from xgboost.callback import TrainingCallback
+
+from ml.baselines import LinearModel, fit_linear
+from ml.dataset import TrainingData
+from ml.evaluate import accuracy
+from ml.params import Params
+
+#: Called with what is being done, how much is done and how much there is (0 when unknown).
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted version. What is shipped may have learned from the evaluation rows; what is evaluated never has."""
+
+    booster: xgb.Booster
+    """The shipped model: refitted on train + eval where the contract says so."""
+    linear: LinearModel
+    """The shipped straight line, fitted on the same rows."""
+    rounds: int
+    curves: dict[str, list[float]]
+    """Error by round on ``train`` and ``eval``."""
+    eval_price: np.ndarray
+    """Prices of ``data.evaluated`` by a booster that has not seen them, shape (n,)."""
+    eval_linear_price: np.ndarray
+    metrics: dict[str, Any]
+    """``accuracy`` over ``data.evaluation``."""
+    baselines: dict[str, dict[str, dict[str, Any]]]
+    """By baseline: accuracy of the ``baseline`` and of the ``model`` on the rows the baseline has a price for."""
+
+
+def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progress: Progress | None = None) -> Fit:
+    """Train with early stopping on the evaluation rows; then fit again on all of them when ``refit``."""
+    settings = params.booster(threads)
+    names = list(data.selection.features)
+
+    def matrix(rows: slice, ref: xgb.DMatrix | None = None) -> xgb.QuantileDMatrix:
+        return xgb.QuantileDMatrix(
+            data.x[rows], data.target[rows], feature_names=names, max_bin=params.max_bin, nthread=threads, ref=ref
+        )
+
+    train = matrix(data.train)
+    curves: dict[str, dict[str, list[float]]] = {}
+    booster = xgb.train(
+        settings,
+        train,
+        params.rounds,
+        evals=[(train, "train"), (matrix(data.evaluation, train), "eval")],
+        early_stopping_rounds=params.early_stopping_rounds,
+        evals_result=curves,
+        verbose_eval=False,
+        callbacks=_told(progress, "train", params.rounds),
+    )
+    del train
+    rounds = booster.best_iteration + 1
+    scores = booster.inplace_predict(data.x[data.evaluated], iteration_range=(0, rounds))
+    line = _line(data, params, data.train)
+    line_scores = line.score(data.x[data.evaluated])
+    if refit:
+        booster = xgb.train(
+            settings, matrix(data.labelled), rounds, callbacks=_told(progress, "refit on all rows", rounds)
+        )
+        line = _line(data, params, data.labelled)
+    else:
+        booster = booster[:rounds]
+    offset = data.eval_rows["target_offset"].to_numpy()
+    price, line_price = np.exp(scores.astype(np.float64) + offset), np.exp(line_scores + offset)
+    metrics, baselines = _errors(data, price, line_price)
+    return Fit(
+        booster=booster,
+        linear=line,
+        rounds=rounds,
+        curves={name: curve[params.eval_metric] for name, curve in curves.items()},
+        eval_price=price,
+        eval_linear_price=line_price,
+        metrics=metrics,
+        baselines=baselines,
+    )
+
+
+def _line(data: TrainingData, params: Params, rows: slice) -> LinearModel:
+    return fit_linear(
+        data.x[rows], data.target[rows], alpha=params.linear_alpha, clip_quantile=params.linear_clip_quantile
+    )
+
+
+def _errors(
+    data: TrainingData, price: np.ndarray, line_price: np.ndarray
+) -> tuple[dict[str, Any], dict[str, dict[str, dict[str, Any]]]]:
+    n = data.selection.n_eval
+    actual = data.eval_rows["price"].to_numpy()[:n]
+    candidates = {
+        "median": np.full(n, data.selection.median_price),
+        "persistence": data.eval_rows["persistence_price"].to_numpy()[:n],
+        "last_year": data.eval_rows["last_year_price"].to_numpy()[:n],
+        "linear": line_price[:n],
+    }
+    pairs = {}
+    for name, candidate in candidates.items():
+        has = np.isfinite(candidate)
+        pairs[name] = {
+            "baseline": accuracy(actual[has], candidate[has]),
+            "model": accuracy(actual[has], price[:n][has]),
+        }
+    return accuracy(actual, price[:n]), pairs
+
+
+def _told(progress: Progress | None, task: str, rounds: int) -> list[TrainingCallback]:
+    return [_Tell(progress, task, rounds)] if progress else []
+
+
+class _Tell(TrainingCallback):
+    """Reports each round."""
+
+    def __init__(self, progress: Progress, task: str, rounds: int) -> None:
+        self._progress, self._task, self._rounds = progress, task, rounds
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        self._progress(self._task, epoch + 1, self._rounds)
+        return False
+
+    def after_training(self, model: Any) -> Any:
+        self._progress(self._task, self._rounds, self._rounds)
+        return model

@@ -1,0 +1,64 @@
+{#
+  Error metrics over matched predictions, and verdicts from the seed monitoring_thresholds. The Python twin of the
+  metrics is ml/evaluate.py; tests/warehouse/test_monitoring_sql.py holds the two together.
+#}
+
+{# Share of rows whose absolute error is at most this share of the actual price, in percent. #}
+{% macro within_pct(limit) %}{{ return('100 * avg(case when absolute_pct_error <= ' ~ limit ~ ' then 1.0 else 0.0 end)') }}{% endmacro %}
+
+{# Aggregates over absolute_error, absolute_pct_error, actual_price and ratio. #}
+{% macro error_metrics() -%}
+        count(*) as n,
+        avg(absolute_error) as mae,
+        sqrt(avg(absolute_error * absolute_error)) as rmse,
+        1 - avg(absolute_error * absolute_error) / nullif(var_pop(actual_price), 0) as r2,
+        avg(absolute_pct_error) as mape_pct,
+        {{ median_of('absolute_pct_error') }} as mdape_pct,
+        {{ within_pct(5) }} as within_5_pct,
+        {{ within_pct(10) }} as within_10_pct,
+        {{ within_pct(20) }} as within_20_pct,
+        {{ median_of('ratio') }} as median_ratio
+{%- endmacro %}
+
+{# Their names, as every accuracy table lists them. #}
+{% macro error_metric_names(relation) -%}
+        {%- for name in ['n', 'mae', 'rmse', 'r2', 'mape_pct', 'mdape_pct', 'within_5_pct', 'within_10_pct', 'within_20_pct', 'median_ratio'] %}
+        {{- '' if loop.first else '        ' }}{{ relation }}.{{ name }}{{ ',\n' if not loop.last }}
+        {%- endfor %}
+{%- endmacro %}
+
+{# Gini coefficient of `x` in the order of `price_rank` (1 is the cheapest). #}
+{% macro gini(x) %}{{ return('2 * sum(price_rank * ' ~ x ~ ') / (count(*) * sum(' ~ x ~ ')) - (count(*) + 1.0) / count(*)') }}{% endmacro %}
+
+{# `select` of one row: for each metric the bounds beyond which it warns and fails, and the least n of a verdict. #}
+{% macro limits_of(metrics) %}
+    select
+        {%- for metric in metrics %}
+        {%- for severity in ['warn', 'fail'] %}
+        max(case when metric = '{{ metric }}' and severity = '{{ severity }}' then lower_limit end) as {{ metric }}_{{ severity }}_lower,
+        max(case when metric = '{{ metric }}' and severity = '{{ severity }}' then upper_limit end) as {{ metric }}_{{ severity }}_upper,
+        {%- endfor %}
+        {%- endfor %}
+        max(case when metric = 'n' then lower_limit end) as minimum_n
+    from {{ ref('monitoring_thresholds') }}
+{%- endmacro %}
+
+{# Verdict on one metric. Unknown is a status: too few rows, or no value. #}
+{% macro status_of(metric) %}
+        case
+            when n < minimum_n or {{ metric }} is null then 'insufficient_data'
+            when {{ metric }} < {{ metric }}_fail_lower or {{ metric }} > {{ metric }}_fail_upper then 'fail'
+            when {{ metric }} < {{ metric }}_warn_lower or {{ metric }} > {{ metric }}_warn_upper then 'warn'
+            else 'pass'
+        end
+{%- endmacro %}
+
+{# The worst of the verdicts that could be given; insufficient_data when none could. #}
+{% macro worst_status(statuses) %}
+        case
+            {%- for status in ['fail', 'warn', 'pass'] %}
+            when '{{ status }}' in ({{ statuses | join(', ') }}) then '{{ status }}'
+            {%- endfor %}
+            else 'insufficient_data'
+        end
+{%- endmacro %}

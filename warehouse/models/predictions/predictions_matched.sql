@@ -1,0 +1,55 @@
+{{ config(materialized='view') }}
+
+-- Predictions beside the price that came. A view: monitoring reads a few columns of it, and a stored copy would
+-- double the largest table.
+with predictions as (
+    {%- for relation in [source('predictions', 'predictions'), ref('baseline_predictions')] %}
+    select
+        observation_id, model_version, kind, split, observed_on, month, area, locality, predicted_price, scored_at
+    from {{ relation }}
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
+),
+
+actuals as (
+    select * from {{ ref('actuals') }}
+),
+
+matched as (
+    select
+        predictions.*,
+        actuals.actual_price,
+        actuals.is_price_valid,
+        actuals.price_decile,
+        actuals.landed_at,
+        -- NaN is greater than infinity, so that neither passes
+        predictions.predicted_price > 0
+        and predictions.predicted_price < cast('infinity' as double)
+        and actuals.actual_price > 0 as is_ratio_known
+    from predictions
+    inner join actuals on predictions.observation_id = actuals.observation_id
+),
+
+final as (
+    select
+        observation_id,
+        model_version,
+        kind,
+        split,
+        observed_on,
+        month,
+        area,
+        locality,
+        price_decile,
+        predicted_price,
+        actual_price,
+        is_price_valid,
+        case when is_ratio_known then predicted_price / actual_price end as ratio,
+        predicted_price - actual_price as error,
+        case when is_ratio_known then 100 * (predicted_price - actual_price) / actual_price end as pct_error,
+        {{ days_between('scored_at', 'landed_at') }} as lag_days,
+        scored_at
+    from matched
+)
+
+select * from final
