@@ -74,7 +74,7 @@ def _better(name: str, model: Mapping[str, Any], baseline: Mapping[str, Any]) ->
         return Comparison(f"the mean absolute error against {name} is unknown", False)
     passed = bool(ours < theirs)
     return Comparison(
-        f"mean absolute error is {ours:,.0f} against {theirs:,.0f} of {name} on the same {baseline['n']:,} rows"
+        f"mean absolute error is {ours:,.0f} against {theirs:,.0f} of {name} on the same {int(baseline['n']):,} rows"
         + ("" if passed else ", but must be smaller"),
         passed,
     )

@@ -114,19 +114,22 @@ def champion(connection: duckdb.DuckDBPyConnection) -> ModelVersion | None:
 
 def load_bundle(settings: Settings, version: ModelVersion) -> Bundle:
     """Bundle of a version. Local artifacts are read in place, without MLflow."""
-    parsed = urlparse(version.model_uri)
-    if parsed.scheme in {"", "file"}:
-        folder = Path(url2pathname(parsed.path)) / "artifacts" / "bundle"
-        if not folder.is_dir():
-            raise RegistryError(
-                f"the artifacts of {version.model_version} are gone from {folder}; train again with --force"
-            )
-        return Bundle.load(folder, threads=settings.threads)
-    open_registry(settings)
-    from mlflow.artifacts import download_artifacts
+    return Bundle.load(run_file(settings, version, "model/artifacts/bundle"), threads=settings.threads)
 
-    folder = download_artifacts(f"{version.model_uri}/artifacts/bundle", tracking_uri=settings.mlflow_uri)
-    return Bundle.load(Path(folder), threads=settings.threads)
+
+def run_file(settings: Settings, version: ModelVersion, name: str) -> Path:
+    """A file or folder that the version's run logged, for example ``importance.png``. Read-only."""
+    parsed = urlparse(version.model_uri)
+    if parsed.scheme not in {"", "file"}:
+        open_registry(settings)
+        from mlflow.artifacts import download_artifacts
+
+        uri = f"{version.model_uri.removesuffix('/model')}/{name}"
+        return Path(download_artifacts(uri, tracking_uri=settings.mlflow_uri))
+    path = Path(url2pathname(parsed.path)).parent / name
+    if not path.exists():
+        raise RegistryError(f"{path} of {version.model_version} is gone; train again with --force")
+    return path
 
 
 def train_and_register(

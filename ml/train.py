@@ -112,10 +112,11 @@ def _errors(
     pairs = {}
     for name, candidate in candidates.items():
         has = np.isfinite(candidate)
-        pairs[name] = {
-            "baseline": accuracy(actual[has], candidate[has]),
-            "model": accuracy(actual[has], price[:n][has]),
-        }
+        pairs[name] = (
+            {"baseline": accuracy(actual[has], candidate[has]), "model": accuracy(actual[has], price[:n][has])}
+            if has.any()
+            else {"baseline": {"n": 0}, "model": {"n": 0}}
+        )
     return accuracy(actual, price[:n]), pairs
 
 

@@ -149,7 +149,7 @@ def checked(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
     elif _kind(statement) != duckdb.StatementType.SELECT:
         raise Refused(f"{_first_word(text)} is refused: {ALLOWED}{hint}")
     # not as a parameter: binding one makes DuckDB import pandas, which takes longer than most queries
-    [answer] = connection.execute(f"select json_serialize_sql({_literal(text)})").fetchone() or ("{}",)
+    [(answer,)] = connection.execute(f"select json_serialize_sql({_literal(text)})").fetchall()
     tree = json.loads(answer)
     if tree.get("error") is not False:  # a PRAGMA that DuckDB turns into a SELECT
         raise Refused(f"{_first_word(text)} is refused: {ALLOWED}")

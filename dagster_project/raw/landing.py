@@ -83,8 +83,7 @@ class _Candidate:
 
     @property
     def count(self) -> int | None:
-        rows = self.profile.get(raw_file.ROWS)
-        return None if rows is None else int(rows)
+        return self.rows.count if self.rows else None
 
     def absent(self, contract: Contract) -> list[str]:
         """Required columns that the file lacks."""
@@ -271,7 +270,7 @@ class _Ingestion:
                 f"order by _row limit {EXAMPLES}"
             ).fetchall()
             examples = [{"row": row, **dict(zip(rule.columns, values, strict=True))} for row, *values in found]
-            total = candidate.count or 0
+            total = rows.count
             row, *values = found[0]
             shown = ", ".join("empty" if v is None else repr(v[:80]) for v in values)
             sentence = (

@@ -11,7 +11,15 @@ from pathlib import Path
 
 import duckdb
 
-from dagster_project.raw.structure import BadFileError, Bytes, Layout, csv_layout, mixed_line_ends, require_headers
+from dagster_project.raw.structure import (
+    BadFileError,
+    Bytes,
+    Layout,
+    csv_layout,
+    has_unequal_line_ends,
+    require_headers,
+    unequal_line_ends,
+)
 from ml.contract import Column, Contract
 from ml.warehouse import quoted
 
@@ -25,6 +33,7 @@ class Rows:
 
     headers: tuple[str, ...]
     relation: str
+    count: int
 
 
 def read_csv(
@@ -41,9 +50,17 @@ def read_csv(
         f"columns = {{{columns}}}"
     )
     try:
-        return Rows(layout.headers, _stage(connection, f"select * from {source})", staged))
+        rows = _stage(connection, f"select * from {source})", staged, layout.headers)
     except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
         raise _broken_lines(connection, path, layout, source, content=content, error=error) from None
+    # DuckDB 1.5 has been seen to read nothing, without an error, from a file of irregular line ends
+    if content.is_line_a_record and rows.count != content.lines - 1:
+        raise BadFileError(
+            "lines",
+            f"{path.name} has {content.lines - 1:,} lines after its header, but {rows.count:,} rows could be read; "
+            "export it again as UTF-8 CSV with equal line ends",
+        )
+    return rows
 
 
 def read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, staged: Path) -> Rows:
@@ -58,7 +75,7 @@ def read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, contract: Co
             f"{_text_of(name, kind, contract.sources.get(name.strip()))} as {quoted(name.strip())}"
             for name, kind in kinds.items()
         ]
-        return Rows(headers, _stage(connection, f"select {', '.join(texts)} from {source}", staged))
+        return _stage(connection, f"select {', '.join(texts)} from {source}", staged, headers)
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -72,18 +89,21 @@ def read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, contract: Co
         ) from None
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, select: str, staged: Path) -> str:
+def _stage(connection: duckdb.DuckDBPyConnection, select: str, staged: Path, headers: tuple[str, ...]) -> Rows:
     """Write the rows to a temporary Parquet file, which numbers them in the order of the source.
 
     A CSV read in parallel has no row numbers, and counting rows makes reading serial. Measuring first and loading
     later needs the rows twice, and this copy is three times faster to read than the CSV.
     """
     connection.execute("set preserve_insertion_order = true")
-    connection.execute(f"copy ({select}) to {literal(str(staged))} (format parquet, compression lz4_raw)")
-    return (
+    file = literal(str(staged))
+    written = connection.execute(f"copy ({select}) to {file} (format parquet, compression lz4_raw)").fetchone()
+    assert written is not None  # COPY answers with the number of rows
+    relation = (
         "(select * exclude (file_row_number), file_row_number + 1 as _row "
-        f"from read_parquet({literal(str(staged))}, file_row_number = true))"
+        f"from read_parquet({file}, file_row_number = true))"
     )
+    return Rows(headers, relation, written[0])
 
 
 def _text_of(name: str, kind: str, column: Column | None) -> str:
@@ -99,7 +119,7 @@ def _text_of(name: str, kind: str, column: Column | None) -> str:
 
 def _is_readable(connection: duckdb.DuckDBPyConnection, source: str) -> bool:
     try:
-        connection.execute(f"select max(hash(columns(*))) from {source}")
+        connection.execute(f"select max(hash(columns(*))) from {source}").fetchall()
     except duckdb.Error:
         return False
     return True
@@ -119,19 +139,15 @@ def _broken_lines(
     limit = EXAMPLES * len(layout.headers)
     rejects = f"store_rejects = true, rejects_table = 'bad_lines', rejects_scan = 'bad_scans', rejects_limit = {limit}"
     try:
-        connection.execute(f"select count(*) from {source}, {rejects})")
+        connection.execute(f"select count(*) from {source}, {rejects})").fetchall()  # runs only when fetched
         lines = connection.execute(
             "select line, min_by(error_type, column_idx), min(column_idx), min_by(csv_line, column_idx) "
             "from bad_lines group by line order by line limit ?",
             [EXAMPLES],
         ).fetchall()
     except (duckdb.InvalidInputException, duckdb.ConversionException):
-        if mixed_line_ends(path):
-            return BadFileError(
-                "lines",
-                f"{path.name} mixes Windows (CRLF) and Unix (LF) line ends; make them equal with: "
-                f"tr -d '\\r' < '{path.name}' > fixed.csv",
-            )
+        if has_unequal_line_ends(path):
+            return unequal_line_ends(path.name)
     finally:
         connection.execute("drop table if exists bad_lines")
         connection.execute("drop table if exists bad_scans")

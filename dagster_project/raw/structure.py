@@ -24,6 +24,8 @@ LONGEST_LINE = 1 << 20
 DELIMITERS = ",;\t|"
 #: Names that loading needs for itself.
 RESERVED = {*PROVENANCE, "file_row_number"}
+#: With one of these, a line need not be a record.
+IRREGULAR = (b'"', b"\n\n", b"\n\r\n")
 MAGIC = {
     b"PK\x03\x04": "an Excel or zip file",
     b"\x1f\x8b": "a gzip file",
@@ -59,6 +61,8 @@ class Bytes:
     sha256: str
     lines: int
     ends_with_newline: bool
+    is_line_a_record: bool
+    """Neither quotation marks nor empty lines: there are exactly as many records, with the header, as lines."""
     defect: BadFileError | None
 
 
@@ -95,7 +99,8 @@ def read_bytes(path: Path, *, is_text: bool) -> Bytes:
     decoder = codecs.getincrementaldecoder("utf-8")()
     defect: BadFileError | None = None
     position = lines = line_start = 0
-    last = b""
+    last = b"\n"  # an empty first line is one, too
+    is_line_a_record = True
     with path.open("rb", buffering=0) as handle:
         while chunk := handle.read(CHUNK):
             digest.update(chunk)
@@ -105,16 +110,17 @@ def read_bytes(path: Path, *, is_text: bool) -> Bytes:
                 lines += chunk.count(b"\n")
                 newline = chunk.rfind(b"\n")
                 line_start = position + newline + 1 if newline >= 0 else line_start
+                is_line_a_record &= not any(p in part for p in IRREGULAR for part in (chunk, last + chunk[:2]))
             position += len(chunk)
-            last = chunk[-1:]
+            last = chunk[-2:]
     if is_text and not defect and decoder.getstate()[0]:
         defect = BadFileError(
             "encoding",
             f"{path.name} ends in the middle of a character at byte {position:,}: it was cut off; "
             "land the complete file",
         )
-    ends = last in (b"\n", b"\r")
-    return Bytes(digest.hexdigest(), lines + (last != b"\n"), ends, defect)
+    ends = last.endswith((b"\n", b"\r"))
+    return Bytes(digest.hexdigest(), lines + (not last.endswith(b"\n")), ends, is_line_a_record and lines > 0, defect)
 
 
 def _defect(
@@ -179,9 +185,12 @@ def csv_layout(path: Path, contract: Contract) -> Layout:
     with path.open(encoding="utf-8-sig", newline="") as handle:
         text = handle.read(CHUNK)
     body = text.lstrip("\r\n")
-    blank = text[: len(text) - len(body)].replace("\r\n", "\n").replace("\r", "\n").count("\n")
+    before = text[: len(text) - len(body)]
     if not body.strip():
         raise BadFileError("header", f"{path.name} holds only blank lines; land it again when it has content")
+    blank = before.replace("\r\n", "\n").replace("\r", "\n")
+    if blank and _ends(before + body.partition("\n")[0] + "\n" * ("\n" in body)) > 1:
+        raise unequal_line_ends(path.name)
 
     def split(delimiter: str) -> list[str]:
         try:
@@ -194,7 +203,7 @@ def csv_layout(path: Path, contract: Contract) -> Layout:
     # the comma unless another delimiter finds more of the contract's columns
     delimiter = max(DELIMITERS, key=lambda d: (len(set(split(d)) & set(contract.sources)), d == ","))
     headers = [h or f"unnamed_{position}" for position, h in enumerate(split(delimiter), 1)]
-    return Layout(tuple(headers), delimiter, blank)
+    return Layout(tuple(headers), delimiter, len(blank))
 
 
 def require_headers(name: str, headers: tuple[str, ...], contract: Contract) -> None:
@@ -221,11 +230,19 @@ def _listed(names: list[str]) -> str:
     return ", ".join(repr(n) for n in names)
 
 
-def mixed_line_ends(path: Path) -> bool:
-    """Whether some lines end in CRLF and others in LF."""
-    both = alone = 0
-    with path.open("rb") as handle:
-        for chunk in iter(lambda: handle.read(CHUNK) + handle.readline(), b""):
-            windows = chunk.count(b"\r\n")
-            both, alone = both + windows, alone + chunk.count(b"\n") - windows
-    return bool(both and alone)
+def has_unequal_line_ends(path: Path) -> bool:
+    """Whether LF, CRLF and CR ends stand in one file, which nobody can split into lines for sure."""
+    with path.open(encoding="utf-8-sig", newline="") as handle:
+        return _ends(handle.read()) > 1
+
+
+def _ends(text: str) -> int:
+    """How many kinds of line ends a text has."""
+    windows = text.count("\r\n")
+    return sum(n > 0 for n in (windows, text.count("\n") - windows, text.count("\r") - windows))
+
+
+def unequal_line_ends(name: str) -> BadFileError:
+    return BadFileError(
+        "lines", f"{name} mixes line ends (LF, CRLF, CR); make them equal with: tr -d '\\r' < '{name}' > fixed.csv"
+    )

@@ -20,15 +20,43 @@
         {{ median_of('ratio') }} as median_ratio
 {%- endmacro %}
 
-{# Their names, as every accuracy table lists them. #}
-{% macro error_metric_names(relation) -%}
-        {%- for name in ['n', 'mae', 'rmse', 'r2', 'mape_pct', 'mdape_pct', 'within_5_pct', 'within_10_pct', 'within_20_pct', 'median_ratio'] %}
-        {{- '' if loop.first else '        ' }}{{ relation }}.{{ name }}{{ ',\n' if not loop.last }}
-        {%- endfor %}
+{% macro error_metric_names() %}
+  {{ return(['n', 'mae', 'rmse', 'r2', 'mape_pct', 'mdape_pct', 'within_5_pct', 'within_10_pct', 'within_20_pct', 'median_ratio']) }}
+{% endmacro %}
+
+{#
+  Aggregates over ratio, deviation (from the median ratio, as a share of it), doublings (log2 of the value proxy) and
+  price_rank. Statistics that need more variation than there is are null.
+#}
+{% macro ratio_metrics() -%}
+        avg(ratio) as mean_ratio,
+        sum(predicted_price) / sum(actual_price) as weighted_mean_ratio,
+        100 * avg(abs(deviation)) as cod,
+        avg(ratio) / (sum(predicted_price) / sum(actual_price)) as prd,
+        covar_pop(deviation, doublings) / nullif(var_pop(doublings), 0) as prb,
+        sqrt(
+            greatest(var_pop(deviation) - power(covar_pop(deviation, doublings), 2) / nullif(var_pop(doublings), 0), 0)
+            / nullif((count(*) - 2) * var_pop(doublings), 0)
+        ) as prb_se,
+        case
+            when max(actual_price) > min(actual_price)
+                then ({{ gini('predicted_price') }}) / ({{ gini('actual_price') }})
+        end as mki
 {%- endmacro %}
+
+{% macro ratio_metric_names() %}
+  {{ return(['mean_ratio', 'weighted_mean_ratio', 'cod', 'prd', 'prb', 'prb_se', 'mki']) }}
+{% endmacro %}
 
 {# Gini coefficient of `x` in the order of `price_rank` (1 is the cheapest). #}
 {% macro gini(x) %}{{ return('2 * sum(price_rank * ' ~ x ~ ') / (count(*) * sum(' ~ x ~ ')) - (count(*) + 1.0) / count(*)') }}{% endmacro %}
+
+{# Columns of a relation for a select list. #}
+{% macro qualified(relation, names) -%}
+        {%- for name in names -%}
+        {{ relation }}.{{ name }}{{ ',\n        ' if not loop.last }}
+        {%- endfor -%}
+{%- endmacro %}
 
 {# `select` of one row: for each metric the bounds beyond which it warns and fails, and the least n of a verdict. #}
 {% macro limits_of(metrics) %}

@@ -1,6 +1,7 @@
 -- Error of each version over its whole split.
 with error_groups as (
-    select * from {{ ref('int_error_groups') }} where segment_type = 'all'
+    select * from {{ ref('int_error_groups') }}
+    where segment_type = 'all'
 ),
 
 limits as (
@@ -18,11 +19,11 @@ judged as (
 
 final as (
     select
-        split,
-        model_version,
-        kind,
-        population,
-        {{ error_metric_names('judged') }},
+        judged.split,
+        judged.model_version,
+        judged.kind,
+        judged.population,
+        {{ qualified('judged', error_metric_names()) }},
         {{- worst_status(['mdape_pct_status', 'median_ratio_status']) }} as status
     from judged
 )

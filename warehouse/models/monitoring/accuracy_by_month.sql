@@ -1,6 +1,7 @@
 -- Error of each version month by month.
 with error_groups as (
-    select * from {{ ref('int_error_groups') }} where segment_type = 'month'
+    select * from {{ ref('int_error_groups') }}
+    where segment_type = 'month'
 ),
 
 limits as (
@@ -18,12 +19,12 @@ judged as (
 
 final as (
     select
-        split,
-        model_version,
-        kind,
-        month,
-        population,
-        {{ error_metric_names('judged') }},
+        judged.split,
+        judged.model_version,
+        judged.kind,
+        judged.month,
+        judged.population,
+        {{ qualified('judged', error_metric_names()) }},
         {{- worst_status(['mdape_pct_status', 'median_ratio_status']) }} as status
     from judged
 )

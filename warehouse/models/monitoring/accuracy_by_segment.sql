@@ -1,6 +1,7 @@
 -- Error of each version by area and by price class.
 with error_groups as (
-    select * from {{ ref('int_error_groups') }} where segment_type in ('area', 'price_decile')
+    select * from {{ ref('int_error_groups') }}
+    where segment_type in ('area', 'price_decile')
 ),
 
 limits as (
@@ -18,13 +19,13 @@ judged as (
 
 final as (
     select
-        split,
-        model_version,
-        kind,
-        segment_type,
-        segment,
-        population,
-        {{ error_metric_names('judged') }},
+        judged.split,
+        judged.model_version,
+        judged.kind,
+        judged.segment_type,
+        judged.segment,
+        judged.population,
+        {{ qualified('judged', error_metric_names()) }},
         {{- worst_status(['mdape_pct_status', 'median_ratio_status']) }} as status
     from judged
 )

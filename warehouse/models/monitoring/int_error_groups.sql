@@ -5,11 +5,14 @@
 
 -- Error metrics of every group that monitoring looks at, in one pass: medians are dear, and all tables share them.
 with matched as (
-    select * from {{ ref('predictions_matched') }} where ratio is not null
+    select * from {{ ref('predictions_matched') }}
+    where ratio is not null
 ),
 
 series as (
-    select *, cast(row_number() over (order by split, model_version) as integer) as series_id
+    select
+        *,
+        cast(row_number() over (order by split, model_version) as integer) as series_id
     from {{ ref('int_series') }}
     where {{ is_new_series() }}
 ),
@@ -30,9 +33,16 @@ members as (
 ),
 
 populations as (
-    select *, 'all' as population from members
+    select
+        *,
+        'all' as population
+    from members
     union all
-    select *, 'valid' as population from members where is_price_valid
+    select
+        *,
+        'valid' as population
+    from members
+    where is_price_valid
 ),
 
 grouped as (
@@ -44,11 +54,9 @@ grouped as (
         price_decile,
         {{ error_metrics() }}
     from populations
-    group by grouping sets (
-        (series_id, population),
-        (series_id, population, area),
-        (series_id, population, month),
-        (series_id, population, price_decile)
+    group by grouping sets ( -- noqa: PRS
+        (series_id, population), (series_id, population, area),
+        (series_id, population, month), (series_id, population, price_decile)
     )
 ),
 
@@ -65,10 +73,7 @@ final as (
             else 'all'
         end as segment_type,
         coalesce(grouped.area, cast(grouped.month as varchar), cast(grouped.price_decile as varchar), 'all') as segment,
-        grouped.area,
-        grouped.month,
-        grouped.price_decile,
-        {{ error_metric_names('grouped') }},
+        {{ qualified('grouped', ['area', 'month', 'price_decile'] + error_metric_names()) }},
         series.fingerprint
     from grouped
     inner join series on grouped.series_id = series.series_id

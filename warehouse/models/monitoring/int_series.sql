@@ -2,7 +2,8 @@
 
 -- What is monitored, with a fingerprint of its rows: a series is measured again only when a row of it changed.
 with matched as (
-    select * from {{ ref('predictions_matched') }} where ratio is not null
+    select * from {{ ref('predictions_matched') }}
+    where ratio is not null
 ),
 
 final as (

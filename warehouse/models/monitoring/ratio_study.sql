@@ -39,25 +39,7 @@ judged as (
 
 final as (
     select
-        split,
-        model_version,
-        population,
-        segment_type,
-        segment,
-        n,
-        median_ratio,
-        mean_ratio,
-        weighted_mean_ratio,
-        cod,
-        prd,
-        prb,
-        prb_se,
-        mki,
-        median_ratio_status,
-        cod_status,
-        prd_status,
-        prb_status,
-        mki_status,
+        *,
         {{- worst_status(['median_ratio_status', 'cod_status', 'prd_status', 'prb_status', 'mki_status']) }} as status
     from judged
 )

@@ -1,10 +1,18 @@
 -- Where the rows of each loaded file are now: every landed row ends in exactly one place.
 with loaded_files as (
-    select batch, file, rows as rows_in_file from {{ source('raw', 'files') }} where status = 'loaded'
+    select
+        batch,
+        file,
+        rows as rows_in_file
+    from {{ source('raw', 'files') }}
+    where status = 'loaded'
 ),
 
 landed as (
-    select _batch as batch, _file as file, count(*) as landed
+    select
+        _batch as batch,
+        _file as file,
+        count(*) as landed
     from {{ source('raw', 'observations') }}
     group by _batch, _file
 ),
@@ -21,7 +29,11 @@ accepted as (
 ),
 
 rejected as (
-    select _batch as batch, count(*) as rejected from {{ ref('int_observations_rejected') }} group by _batch
+    select
+        _batch as batch,
+        count(*) as rejected
+    from {{ ref('int_observations_rejected') }}
+    group by _batch
 ),
 
 counted as (

@@ -8,11 +8,19 @@ landed as (
 ),
 
 reasons as (
-    select _batch, _file, _row, {{ each_element_of('reasons') }} as reason from rejected
+    select
+        _batch,
+        _file,
+        _row,
+        {{ each_element_of('reasons') }} as reason
+    from rejected
 ),
 
 ranked as (
-    select *, row_number() over (partition by reason order by _batch, _row) as place from reasons
+    select
+        *,
+        row_number() over (partition by reason order by _batch, _row) as place
+    from reasons
 ),
 
 final as (
@@ -20,8 +28,8 @@ final as (
         ranked.reason,
         count(*) as n,
         100.0 * count(*) / max(landed.landed) as share_pct,
-        max(case when place = 1 then _file end) as example_file,
-        max(case when place = 1 then _row end) as example_row
+        max(case when ranked.place = 1 then ranked._file end) as example_file,
+        max(case when ranked.place = 1 then ranked._row end) as example_row
     from ranked
     cross join landed
     group by ranked.reason

@@ -2,11 +2,16 @@
 
 -- Known prices, when they landed and which price class of their month they are in.
 with priced as (
-    select * from {{ ref('features') }} where price is not null
+    select * from {{ ref('features') }}
+    where price is not null
 ),
 
 files as (
-    select batch, max(loaded_at) as loaded_at from {{ source('raw', 'files') }} group by batch
+    select
+        batch,
+        max(loaded_at) as loaded_at
+    from {{ source('raw', 'files') }}
+    group by batch
 ),
 
 price_deciles as (

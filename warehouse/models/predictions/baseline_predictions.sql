@@ -3,7 +3,8 @@
 -- What one would have said without a model. Nothing is fitted here: the median comes from the version's training
 -- window, the other two are as-of columns of the features.
 with model_predictions as (
-    select * from {{ source('predictions', 'predictions') }} where kind = 'model'
+    select * from {{ source('predictions', 'predictions') }}
+    where kind = 'model'
 ),
 
 model_versions as (
@@ -11,7 +12,8 @@ model_versions as (
 ),
 
 observations as (
-    select * from {{ ref('training_dataset') }} where split <> 'train'
+    select * from {{ ref('training_dataset') }}
+    where split <> 'train'
 ),
 
 training_median as (

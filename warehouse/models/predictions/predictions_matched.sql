@@ -5,7 +5,16 @@
 with predictions as (
     {%- for relation in [source('predictions', 'predictions'), ref('baseline_predictions')] %}
     select
-        observation_id, model_version, kind, split, observed_on, month, area, locality, predicted_price, scored_at
+        observation_id,
+        model_version,
+        kind,
+        split,
+        observed_on,
+        month,
+        area,
+        locality,
+        predicted_price,
+        scored_at
     from {{ relation }}
     {{ 'union all' if not loop.last }}
     {%- endfor %}

@@ -3,7 +3,11 @@
 -- Bounds of the ten price classes of each month, from all known prices of the month: an observation's class is the
 -- same whichever version predicted it.
 with priced as (
-    select month, price from {{ ref('features') }} where price is not null
+    select
+        month,
+        price
+    from {{ ref('features') }}
+    where price is not null
 ),
 
 bounds as (

@@ -1,0 +1,159 @@
+"""The README, typed by a new user: `housing …` in a process of its own, on synthetic and on real files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.conftest import Home, real
+
+#: Public tables that a run with nothing new must leave as they are.
+TABLES = ("predictions.predictions", "features.encodings", "training.training_dataset", "training.model_versions")
+
+
+def fingerprints(home: Home) -> dict[str, tuple[int, int]]:
+    """Count and order-independent hash of every public table."""
+    with duckdb.connect(str(home.settings.published), read_only=True) as connection:
+        out = {}
+        for table in TABLES:
+            row = connection.execute(f"select count(*), sum(hash(t)) from {table} as t").fetchone()
+            assert row is not None
+            out[table] = row
+    return out
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A finished first run on a small synthetic file; the tests of this module share it and only add to it."""
+    root = tmp_path_factory.mktemp("synthetic")
+    home = Home(root / "home", "housets", root / "dbt")
+    home.housing("generate", str(root / "housets.csv"), "--rows", "20000", "--seed", "3")
+    home.first_output = home.housing("run", "--from", str(root / "housets.csv")).stdout  # pyright: ignore
+    return home
+
+
+def test_the_first_run_ends_with_a_readable_summary(synthetic: Home) -> None:
+    text = synthetic.first_output  # pyright: ignore
+    for wanted in ("landed       20,000 rows", "superseded", "v1 passed its gate", "champion     v1", "persistence",
+                   "linear_v1", "holdout", "make ui"):  # fmt: skip
+        assert wanted in text, text
+
+
+def test_a_second_run_with_nothing_new_changes_no_row_and_does_next_to_nothing(synthetic: Home) -> None:
+    before, stamp = fingerprints(synthetic), synthetic.settings.published.stat().st_mtime_ns
+    again = synthetic.housing("run")
+    assert "nothing new" in again.stderr
+    assert fingerprints(synthetic) == before
+    assert synthetic.settings.published.stat().st_mtime_ns == stamp
+
+
+def test_status_is_json_for_programs(synthetic: Home) -> None:
+    figures = json.loads(synthetic.housing("status", "--format", "json").stdout)
+    assert figures["champion"]["model_version"] == "v1"
+    rows = figures["rows"]
+    accepted = rows["train"] + rows["eval"] + rows["holdout"] + rows["to_score"]
+    assert rows["landed"] == 20_000 == accepted + rows["rejected"]
+    assert rows["difference"] == 0
+
+
+def test_sql_answers_and_refuses(synthetic: Home) -> None:
+    answer = synthetic.housing("sql", "select count(*) as n from predictions.predictions", "--format", "json")
+    assert json.loads(answer.stdout)[0]["n"] > 0
+    refused = synthetic.housing("sql", "copy predictions.predictions to 'x.csv'", check=False)
+    assert refused.returncode != 0
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_scoring_a_month_again_gives_the_same_predictions(synthetic: Home) -> None:
+    ask = "select observation_id, model_version, predicted_price from predictions.predictions order by all"
+    before = synthetic.query(ask)
+    synthetic.housing("score", "--month", "2023-05")
+    assert synthetic.query(ask).equals(before)
+    refused = synthetic.housing("score", "--month", "2019-05", check=False)
+    assert refused.returncode != 0
+    assert "v1 was trained through 2021-12" in refused.stderr
+
+
+def test_one_more_month_is_scored_while_a_reader_keeps_its_snapshot(synthetic: Home, tmp_path: Path) -> None:
+    reader = duckdb.connect(str(synthetic.settings.published), read_only=True)
+    count = "select count(*) from predictions.predictions where model_version = 'v1' and month = date '2024-01-01'"
+    table = synthetic.query("select * from raw.observations where date like '2023-12%'")
+    names = [n for n in table.column_names if not n.startswith("_")]
+    month = table.select(names)
+    month = month.set_column(0, "date", [["2024-01-31"] * month.num_rows])
+    from tests import factories
+
+    path = factories.write_csv(month, tmp_path / "2024-01.csv")
+    synthetic.housing("run", "--from", str(path))
+    assert reader.execute(count).fetchone() == (0,)
+    reader.close()
+    with duckdb.connect(str(synthetic.settings.published), read_only=True) as fresh:
+        row = fresh.execute(count).fetchone()
+    assert row is not None and row[0] > 100
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["status", "--dataset", "hbd"], "unknown dataset 'hbd'; known are: ames, hdb, house_data, housets"),
+        (["ingest", "no/such/file.csv"], "no/such/file.csv"),
+        (["score", "--month", "May"], "'May' is not a month; write YYYY-MM"),
+        (["status", "--dataset", "ames"], "type: housing run"),
+        (["run", "--dataset", "ames"], "nothing has landed for ames"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_a_non_zero_status(
+    synthetic: Home, arguments: list[str], sentence: str
+) -> None:
+    done = synthetic.housing(*arguments, check=False)
+    assert done.returncode != 0
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def accuracy(home: Home, version: str, split: str = "holdout") -> dict[str, float]:
+    return home.query(
+        f"select * from monitoring.accuracy where model_version = '{version}' and split = '{split}' and population = 'all'"
+    ).to_pylist()[0]
+
+
+def test_hdb_reaches_its_targets(home) -> None:
+    made = home("hdb")
+    made.housing("run", "--from", str(real("hdb")))
+    model, persistence = accuracy(made, "v1"), accuracy(made, "persistence")
+    assert model["n"] == 52_475
+    assert model["mae"] <= 23_500 and model["mdape_pct"] <= 3.3, model
+    assert model["mae"] < persistence["mae"]
+
+
+def test_housets_sample_reaches_its_targets_without_same_month_sale_figures(home) -> None:
+    made = home("housets")
+    made.housing("run", "--from", str(real("housets", "HouseTS_sample.csv")))
+    model = accuracy(made, "v1")
+    assert model["r2"] >= 0.88 and model["mdape_pct"] <= 7.6, model
+    assert not {"median_sale_price", "median_ppsf"}.intersection(made.contract.features)
+    # every metro was matched to the official table
+    assert made.one("select count(*) from staging.stg_housets__observations where metro_latitude is null") == 0
+    assert made.one("select count(distinct area) from training.training_dataset") == 30
+    assert made.one("select min(length(locality)) from training.training_dataset") == 5
+
+
+def test_ames_scores_the_unlabelled_file(home) -> None:
+    made = home("ames")
+    made.housing("run", "--from", str(real("ames")))
+    assert (
+        made.one(
+            "select count(*) from predictions.predictions where split = 'to_score' and kind = 'model' and predicted_price > 0"
+        )
+        == 1459
+    )
+
+
+def test_house_data_runs_without_dates(home) -> None:
+    made = home("house_data")
+    made.housing("run", "--from", str(real("house_data", "house_data.csv")), check=False)
+    assert made.one("select sum(difference) from monitoring.reconciliation") == 0
+    assert made.one("select count(*) from training.model_versions") == 1
