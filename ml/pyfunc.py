@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
@@ -20,8 +21,8 @@ class HousingModel(PythonModel):
     def load_context(self, context: Any) -> None:
         self.bundle = Bundle.load(Path(context.artifacts["bundle"]))
 
-    # MLflow reads type hints as a schema; raw rows have the one that the bundle checks
-    def predict(self, context, model_input, params=None):
+    # MLflow reads the hint of model_input: a DataFrame without a schema, which the bundle checks
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """DataFrame of observation_id, predicted_price, model_version, reasons; one row per row, in its order."""
         return self.bundle.predict(model_input).to_pandas()
 

@@ -294,6 +294,7 @@ def _register(
             "gate": "passed" if verdict.passed else "rejected",
         },
     )
+    baselines = [pair["baseline"] for pair in result.baselines.values()]
     shown = {**params.model_dump(), "refit": contract.split.refit}
     _log_numbers(client, run, shown, selection, result)
     row = {
@@ -309,7 +310,8 @@ def _register(
         "best_iteration": result.rounds - 1,
         "training_median_price": selection.median_price,
         **{f"eval_{k}": result.metrics[k] for k in ("mae", "rmse", "r2", "mdape_pct")},
-        "eval_baseline_mae": min(p["baseline"]["mae"] for p in result.baselines.values() if p["baseline"]["n"]),
+        # the best of those that have a price for every row, so that it compares with eval_mae
+        "eval_baseline_mae": min(b["mae"] for b in baselines if b["n"] == selection.n_eval),
         "seed": params.seed,
         "data_fingerprint": selection.fingerprint,
         "training_key": key,

@@ -342,14 +342,17 @@ class _Ledger:
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
         self._connection = connection
+        self._versions = {
+            file: version
+            for file, *version in connection.execute(
+                "select file, max_by(bytes, batch), max_by(mtime_ns, batch) from raw.files "
+                "where status <> 'quarantined' group by file"
+            ).fetchall()
+        }
 
     def knows(self, candidate: _Candidate) -> bool:
         """Whether this very version was the last that was taken in under this name, so that it need not be read."""
-        row = self._first(
-            "select bytes, mtime_ns from raw.files where file = ? and status <> 'quarantined' order by batch desc",
-            candidate.file,
-        )
-        return row == _version(candidate.status)
+        return self._versions.get(candidate.file) == list(_version(candidate.status))
 
     def last_content(self, file: str) -> str | None:
         """Hash of what was last loaded under this name."""
