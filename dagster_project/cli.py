@@ -109,10 +109,12 @@ def sql(
     dataset: Dataset = None,
 ) -> None:
     """Ask the published snapshot. Read-only, sandboxed, limited in time and memory."""
-    from dagster_project.published.query import format_result, run_query
+    from dagster_project.published.query import format_result, run_query, truncation
 
     result = run_query(_settings(dataset), query)
     typer.echo(format_result(result, format))
+    if cut := truncation(result):
+        typer.echo(f"housing: {cut}", err=True)
 
 
 @app.command()

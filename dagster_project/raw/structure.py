@@ -24,8 +24,6 @@ LONGEST_LINE = 1 << 20
 DELIMITERS = ",;\t|"
 #: Names that loading needs for itself.
 RESERVED = {*PROVENANCE, "file_row_number"}
-#: With one of these, a line need not be a record.
-IRREGULAR = (b'"', b"\n\n", b"\n\r\n")
 MAGIC = {
     b"PK\x03\x04": "an Excel or zip file",
     b"\x1f\x8b": "a gzip file",
@@ -110,7 +108,9 @@ def read_bytes(path: Path, *, is_text: bool) -> Bytes:
                 lines += chunk.count(b"\n")
                 newline = chunk.rfind(b"\n")
                 line_start = position + newline + 1 if newline >= 0 else line_start
-                is_line_a_record &= not any(p in part for p in IRREGULAR for part in (chunk, last + chunk[:2]))
+                if is_line_a_record:
+                    # the last two bytes before, so that an empty line across a border is seen
+                    is_line_a_record = not (_is_irregular(chunk) or _is_irregular(last + chunk[:2]))
             position += len(chunk)
             last = chunk[-2:]
     if is_text and not defect and decoder.getstate()[0]:
@@ -121,6 +121,11 @@ def read_bytes(path: Path, *, is_text: bool) -> Bytes:
         )
     ends = last.endswith((b"\n", b"\r"))
     return Bytes(digest.hexdigest(), lines + (not last.endswith(b"\n")), ends, is_line_a_record and lines > 0, defect)
+
+
+def _is_irregular(part: bytes) -> bool:
+    """Whether a line need not be a record: there are quotation marks or empty lines."""
+    return b'"' in part or b"\n\n" in part or (b"\r" in part and b"\n\r\n" in part)
 
 
 def _defect(
