@@ -17,29 +17,26 @@ MODEL_VERSIONS = dg.AssetKey(["training", "model_versions"])
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
-#: Lands and rebuilds tables; trains nothing, scores nothing.
+#: From landed files to a version; everything else follows predictions.
+TRAINING = dg.AssetSelection.assets(MODEL_VERSIONS).upstream()
+
 land_job = dg.define_asset_job(
     "land",
     dg.AssetSelection.all() - dg.AssetSelection.assets(PREDICTIONS, MODEL_VERSIONS),
-    description="Load what landed, rebuild what it touches, publish.",
+    description="Load what landed, rebuild what it touches, publish. Trains nothing, scores nothing.",
 )
-#: Lands, rebuilds, trains one version and gates it.
 train_job = dg.define_asset_job(
-    "train",
-    dg.AssetSelection.assets(MODEL_VERSIONS).upstream(),
-    description="Load what landed, rebuild features, train a version, gate and register it.",
+    "train", TRAINING, description="Load what landed, rebuild features, train a version, gate and register it."
 )
-#: Scores months with the champion, refreshes monitoring and publishes.
 score_job = dg.define_asset_job(
     "score",
-    dg.AssetSelection.assets(PREDICTIONS) | dg.AssetSelection.assets(PREDICTIONS).downstream(),
+    dg.AssetSelection.all() - TRAINING,
     description="Score months with the champion, compare with actual prices, publish.",
 )
-#: What follows predictions, without scoring anything.
 monitor_job = dg.define_asset_job(
     "monitor",
-    dg.AssetSelection.assets(PREDICTIONS).downstream() - dg.AssetSelection.assets(PREDICTIONS),
-    description="Compare predictions with actual prices and publish.",
+    dg.AssetSelection.all() - TRAINING - dg.AssetSelection.assets(PREDICTIONS),
+    description="Compare predictions with actual prices and publish, without scoring.",
 )
 JOBS = [land_job, train_job, score_job, monitor_job]
 

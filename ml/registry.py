@@ -165,9 +165,18 @@ def train_and_register(
     data = read(connection, selection)
     result = fit(data, params, refit=contract.split.refit, threads=settings.threads, progress=progress)
     verdict = judge(result.metrics, result.baselines, contract.gate)
-    show("register the version", 0, 0)
+    show("log the run", 0, 0)
     number = _register(
-        client, connection, settings, contract, params=params, data=data, result=result, verdict=verdict, key=key
+        client,
+        connection,
+        settings,
+        contract,
+        params=params,
+        data=data,
+        result=result,
+        verdict=verdict,
+        key=key,
+        show=show,
     )
     show("promote the version", 0, 0)
     reconcile_registry(connection, settings, contract, client=client, actor=actor)
@@ -276,6 +285,7 @@ def _register(
     result: Fit,
     verdict: Verdict,
     key: str,
+    show: Progress,
 ) -> int:
     """Log a run with everything a version needs, then create the version. Returns its number."""
     selection, name = data.selection, settings.registered_model
@@ -345,6 +355,7 @@ def _register(
                 "data_fingerprint": selection.fingerprint,
             },
         )
+        show("register the version", 0, 0)
         return _create_version(client, name, run, folder, verdict)
 
 

@@ -82,14 +82,14 @@ select * exclude (built_through_batch, _batch, _row), ln(price) - target_offset 
 
 
 def rows(first: int = 0, months: int = 24, per_month: int = 60, seed: int = 3) -> pa.Table:
-    """Houses sold from month ``first`` after 2020-01 on; the price follows town, size and 5 % noise."""
+    """Houses sold from month ``first`` after 2020-01 on; small and large ones cost most, which no straight line follows; 5 % noise."""
     rng = np.random.default_rng([seed, first])
     n = months * per_month
     month = first + np.repeat(np.arange(months), per_month)
     town = rng.choice(list(LEVELS), n)
     size = np.round(rng.uniform(40, 160, n))
     level = np.array([LEVELS[name] for name in town])
-    price = np.round(level * (0.5 + size / 200) * np.exp(0.01 * month + 0.05 * rng.standard_normal(n)))
+    price = np.round(level * (0.5 + ((size - 100) / 60) ** 2) * np.exp(0.01 * month + 0.05 * rng.standard_normal(n)))
     columns = {
         "House": [f"{first}-{i}" for i in range(n)],
         "Sold": [f"{2020 + m // 12}-{m % 12 + 1:02d}" for m in month],
@@ -125,7 +125,9 @@ def build(connection: duckdb.DuckDBPyConnection) -> None:
         with priced as (
             select "Town" as town, strptime("Sold", '%Y-%m')::date as month, ln("Price"::double) as log_price
             from toy.raw.observations where try_cast("Price" as double) > 0
-        ), months as (select unnest(generate_series(date '2020-02-01', date '2023-01-01', interval 1 month))::date as month)
+        ), months as (
+            select unnest(generate_series(date '2020-02-01', date '2023-01-01', interval 1 month))::date as month
+        )
         select 'town_12m' as encoding, town as key_value, months.month as month, count(*) as n,
             cast(round(sum(log_price), 6) as double) / count(*) as mean_log_price
         from months join priced on priced.month < months.month and priced.month >= months.month - interval 12 month

@@ -65,7 +65,7 @@
     {% endif %}
   {% endfor %}
   {% for e in k.encodings %}
-    {% do out.append({'name': e.name ~ '_to_level', 'expression': e.name ~ '_value - price_level'}) %}
+    {% do out.append({'name': e.name ~ '_to_level', 'expression': encoding_to_level(e.name)}) %}
     {% do out.append({'name': e.name ~ '_n', 'expression': e.name ~ '_n'}) %}
     {% if e.frequency | default(false) %}{% do out.append({'name': e.name ~ '_frequency', 'expression': e.name ~ '_frequency'}) %}{% endif %}
   {% endfor %}
@@ -80,4 +80,13 @@
     {% for name in e['keys'] if name not in out %}{% do out.append(name) %}{% endfor %}
   {% endfor %}
   {{ return(out) }}
+{% endmacro %}
+
+{# An encoding as a feature: its mean relative to the row's price level, the less the thinner its history, and null
+   without any. Where the contract names no level, the smoothed value itself. #}
+{% macro encoding_to_level(name) %}
+  {% set k = contract() %}
+  {% if not k.level %}{{ return(name ~ '_value') }}{% endif %}
+  {% set weight = name ~ '_n / (' ~ name ~ '_n + ' ~ (k.smoothing | default(5.0)) ~ ')' %}
+  {{ return('case when ' ~ name ~ '_n > 0 then (' ~ name ~ '_mean - price_level) * ' ~ weight ~ ' end') }}
 {% endmacro %}
