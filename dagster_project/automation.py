@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
+from dagster_project.raw.landing import SUFFIXES
 from dagster_project.resources import Housing
 
 PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
@@ -81,9 +82,9 @@ def landing_listing(housing: Housing) -> str:
     """Digest of names, sizes and times of the landed files; empty when there are none."""
     folder = housing.settings.landing
     entries = sorted(
-        f"{p.name}:{p.stat().st_size}:{p.stat().st_mtime_ns}"
+        # lstat: a link to nothing is news as well, ingestion says what is wrong with it
+        f"{p.name}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}"
         for p in (folder.iterdir() if folder.is_dir() else ())
-        # half-copied files have other endings
-        if p.suffix in {".csv", ".parquet"}
+        if p.suffix.lower() in SUFFIXES
     )
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()[:32] if entries else ""

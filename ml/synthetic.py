@@ -181,7 +181,9 @@ def _panel(metro: Metro, n: int, dice: Dice) -> dict[str, Array]:
     trend = trend + 0.003 * normal(N_MONTHS).cumsum()
     wealth = 0.38 * normal((n, 1))
     level = np.log(metro.price) + trend + wealth + 0.012 * normal((n, 1)) * (t - 100) / 12
-    price = np.exp(level + 0.01 * SUMMER + 0.04 * normal(months))
+    # spring sells dearer than winter, in some metros much more so
+    season = (0.03 + 0.04 * dice.rng.random()) * SUMMER
+    price = np.exp(level + season + 0.025 * normal(months))
     heat = np.interp(t, [0, 100, 110, 122, 132, 141], [-0.8, 0.2, 1.5, 1.8, 0.6, 0.6]) + 0.35 * SUMMER
 
     # census: one value a zip code and year
@@ -211,7 +213,9 @@ def _panel(metro: Metro, n: int, dice: Dice) -> dict[str, Array]:
     sqft = 1750 * np.exp(0.4 * wealth + 0.15 * normal((n, 1)) + 0.05 * normal(months))
     sold = 1 + poisson(people[:, :1] * 0.0033 * np.exp(0.25 * SUMMER + 0.1 * heat))
     sale = np.round(price * np.exp(-0.02 + 0.025 * normal(months)))
-    asked = np.round(price * np.exp(0.04 - 0.01 * heat + 0.07 * normal(months)))
+    # the median of few listings is a rough guide, and luxury asks further above what it fetches
+    rough, luxury = 0.02 + 0.3 / np.sqrt(sold), 0.25 * np.maximum(wealth, 0) ** 2
+    asked = np.round(price * np.exp(0.04 - 0.01 * heat + luxury + rough * normal(months)))
     market = {
         "median_sale_price": sale,
         "median_list_price": asked,

@@ -65,7 +65,12 @@ def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.D
     connection = duckdb.connect(
         str(settings.warehouse),
         read_only=read_only,
-        config={"memory_limit": settings.memory_limit, "threads": settings.threads},
+        # nobody else opens this file, so it may use the newest layout; the snapshot uses an old one
+        config={
+            "memory_limit": settings.memory_limit,
+            "threads": settings.threads,
+            "storage_compatibility_version": "latest",
+        },
     )
     try:
         # a bar over a pipe or a web server's log is noise; DuckDB shows it for long statements by itself

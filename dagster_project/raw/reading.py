@@ -16,6 +16,7 @@ from dagster_project.raw.structure import (
     Bytes,
     Layout,
     csv_layout,
+    filled_lines,
     has_unequal_line_ends,
     require_headers,
     unequal_line_ends,
@@ -54,12 +55,14 @@ def read_csv(
     except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
         raise _broken_lines(connection, path, layout, source, content=content, error=error) from None
     # DuckDB 1.5 has been seen to read nothing, without an error, from a file of irregular line ends
-    if content.is_line_a_record and rows.count != content.lines - 1:
-        raise BadFileError(
-            "lines",
-            f"{path.name} has {content.lines - 1:,} lines after its header, but {rows.count:,} rows could be read; "
-            "export it again as UTF-8 CSV with equal line ends",
-        )
+    if not content.has_quotes and rows.count != content.lines - 1:
+        lines = filled_lines(path) - 1
+        if rows.count != lines:
+            raise BadFileError(
+                "lines",
+                f"{path.name} has {lines:,} lines after its header, but {rows.count:,} rows could be read; "
+                "export it again as UTF-8 CSV with equal line ends",
+            )
     return rows
 
 

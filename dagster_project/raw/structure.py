@@ -59,8 +59,7 @@ class Bytes:
     sha256: str
     lines: int
     ends_with_newline: bool
-    is_line_a_record: bool
-    """Neither quotation marks nor empty lines: there are exactly as many records, with the header, as lines."""
+    has_quotes: bool
     defect: BadFileError | None
 
 
@@ -97,8 +96,8 @@ def read_bytes(path: Path, *, is_text: bool) -> Bytes:
     decoder = codecs.getincrementaldecoder("utf-8")()
     defect: BadFileError | None = None
     position = lines = line_start = 0
-    last = b"\n"  # an empty first line is one, too
-    is_line_a_record = True
+    last = b""
+    has_quotes = False
     with path.open("rb", buffering=0) as handle:
         while chunk := handle.read(CHUNK):
             digest.update(chunk)
@@ -108,24 +107,16 @@ def read_bytes(path: Path, *, is_text: bool) -> Bytes:
                 lines += chunk.count(b"\n")
                 newline = chunk.rfind(b"\n")
                 line_start = position + newline + 1 if newline >= 0 else line_start
-                if is_line_a_record:
-                    # the last two bytes before, so that an empty line across a border is seen
-                    is_line_a_record = not (_is_irregular(chunk) or _is_irregular(last + chunk[:2]))
+                has_quotes = has_quotes or b'"' in chunk
             position += len(chunk)
-            last = chunk[-2:]
+            last = chunk[-1:]
     if is_text and not defect and decoder.getstate()[0]:
         defect = BadFileError(
             "encoding",
             f"{path.name} ends in the middle of a character at byte {position:,}: it was cut off; "
             "land the complete file",
         )
-    ends = last.endswith((b"\n", b"\r"))
-    return Bytes(digest.hexdigest(), lines + (not last.endswith(b"\n")), ends, is_line_a_record and lines > 0, defect)
-
-
-def _is_irregular(part: bytes) -> bool:
-    """Whether a line need not be a record: there are quotation marks or empty lines."""
-    return b'"' in part or b"\n\n" in part or (b"\r" in part and b"\n\r\n" in part)
+    return Bytes(digest.hexdigest(), lines + (last != b"\n"), last in (b"\n", b"\r"), has_quotes, defect)
 
 
 def _defect(
@@ -239,6 +230,12 @@ def has_unequal_line_ends(path: Path) -> bool:
     """Whether LF, CRLF and CR ends stand in one file, which nobody can split into lines for sure."""
     with path.open(encoding="utf-8-sig", newline="") as handle:
         return _ends(handle.read()) > 1
+
+
+def filled_lines(path: Path) -> int:
+    """Lines that are not empty, whatever ends them. Without quotation marks each of them is a record."""
+    with path.open(encoding="utf-8-sig") as handle:
+        return sum(line != "\n" for line in handle)
 
 
 def _ends(text: str) -> int:
