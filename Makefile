@@ -12,7 +12,7 @@ ui: .venv/installed
 	@$(BIN)/housing ui
 
 test: .venv/dev lint
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -72,7 +72,10 @@ class Encoding(_Block):
     name: Name
     keys: list[Name]
     months_back: tuple[int, int] = Field(description="first and last month before the row's month, 1 is last month")
-    frequency: bool = Field(default=False, description="is the share of the window's rows a feature, too")
+    features: list[Literal["value", "n", "frequency"]] = Field(
+        default=["value", "n"],
+        description="what of it the model sees; n of a whole market is a clock that drifts, so leave it out there",
+    )
 
     @model_validator(mode="after")
     def _strictly_earlier(self) -> Self:
@@ -197,8 +200,9 @@ class Contract(_Block):
             out.append(c.name)
             if c.relative:
                 out.append(f"{c.name}_to_level")
+        suffixes = {"value": "to_level", "n": "n", "frequency": "frequency"}
         for e in self.encodings:
-            out += [f"{e.name}_to_level", f"{e.name}_n"] + ([f"{e.name}_frequency"] if e.frequency else [])
+            out += [f"{e.name}_{suffix}" for feature, suffix in suffixes.items() if feature in e.features]
         return out
 
 

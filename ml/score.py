@@ -158,18 +158,17 @@ def _to_score(version: ModelVersion) -> str:
 
 
 def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, month: date) -> None:
-    """Delete the version's predictions of a month, and those of its rows that once stood in another month."""
+    """Delete the version's predictions of a month, and what its rows left in another where a date was corrected."""
+    known = {"model": version.model_version, "linear": version.linear_version, "month": month}
+    mine = "delete from predictions.predictions where model_version in ($model, $linear)"
+    connection.execute(f"{mine} and month = $month and split <> 'eval'", known)
     connection.execute(
         f"""
-        delete from predictions.predictions
-        where model_version in ($model, $linear) and (
-            (month = $month and split <> 'eval')
-            or observation_id in (
-                select observation_id from features.features where month = $month and {_to_score(version)}
-            )
+        {mine} and observation_id in (
+            select observation_id from features.features where month = $month and {_to_score(version)}
         )
         """,
-        {"model": version.model_version, "linear": version.linear_version, "month": month},
+        known,
     )
 
 

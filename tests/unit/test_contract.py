@@ -33,7 +33,7 @@ TOY: dict[str, Any] = {
         {"name": "paid", "source": "Price", "role": "price"},
     ],
     "encodings": [
-        {"name": "town_3m", "keys": ["town"], "months_back": [1, 3], "frequency": True},
+        {"name": "town_3m", "keys": ["town"], "months_back": [1, 3], "features": ["value", "n", "frequency"]},
         {"name": "town_last_year", "keys": ["town"], "months_back": [12, 12]},
     ],
     "level": ["town_3m"],

@@ -126,7 +126,8 @@ def test_prices_surge_to_mid_2022_and_dip_into_2023(panel: duckdb.DuckDBPyConnec
         return one(panel, f"median(price) filter (date = last_day(date '{month}-01'))")
 
     assert 1.15 < median("2022-06") / median("2020-06") < 1.6
-    assert 0.90 < median("2023-03") / median("2022-06") < 1.0
+    # the same month of the year, or the season would stand in the way
+    assert 0.90 < median("2023-06") / median("2022-06") < 1.0
 
 
 def test_list_and_sale_prices_follow_the_price_with_the_stated_noise(panel: duckdb.DuckDBPyConnection) -> None:

@@ -119,8 +119,8 @@ def test_every_landed_row_ends_in_exactly_one_place(home) -> None:
     assert made.one("select count(*) from training.training_dataset where split = 'to_score'") == 7
     # an unseen area is scored by the means of all areas, not rejected
     unseen = made.query(
-        f"select town_3m_n, target_offset from training.training_dataset where area = '{factories.UNSEEN_AREA}'"
+        f"select street_12m_n, target_offset from training.training_dataset where area = '{factories.UNSEEN_AREA}'"
     )
     assert unseen.num_rows == 2
-    assert unseen["town_3m_n"].to_pylist() == [0.0, 0.0]
+    assert unseen["street_12m_n"].to_pylist() == [0.0, 0.0]
     assert None not in unseen["target_offset"].to_pylist()

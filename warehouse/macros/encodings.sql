@@ -65,9 +65,13 @@
     {% endif %}
   {% endfor %}
   {% for e in k.encodings %}
-    {% do out.append({'name': e.name ~ '_to_level', 'expression': encoding_to_level(e.name)}) %}
-    {% do out.append({'name': e.name ~ '_n', 'expression': e.name ~ '_n'}) %}
-    {% if e.frequency | default(false) %}{% do out.append({'name': e.name ~ '_frequency', 'expression': e.name ~ '_frequency'}) %}{% endif %}
+    {% set wanted = e.features | default(['value', 'n']) %}
+    {% if 'value' in wanted %}
+      {% do out.append({'name': e.name ~ '_to_level', 'expression': encoding_to_level(e.name)}) %}
+    {% endif %}
+    {% for part in ('n', 'frequency') if part in wanted %}
+      {% do out.append({'name': e.name ~ '_' ~ part, 'expression': e.name ~ '_' ~ part}) %}
+    {% endfor %}
   {% endfor %}
   {{ return(out) }}
 {% endmacro %}
