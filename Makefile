@@ -18,7 +18,8 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/sqlfluff lint warehouse --processes 2
+	@home=$$(mktemp -d) && mkdir $$home/warehouse && HOUSING_HOME=$$home $(BIN)/sqlfluff lint warehouse; \
+		status=$$?; rm -rf $$home; exit $$status
 	$(BIN)/python -m tests.dbt_parse
 
 fmt: .venv/dev

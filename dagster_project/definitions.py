@@ -1,4 +1,7 @@
-"""Assembles what Dagster loads. Nothing is decided here: assets stand in their layer's folder, timing in automation.py."""
+"""Assembles what Dagster loads. Nothing is decided here.
+
+Assets stand in the folder of their layer, jobs and their timing in ``automation.py``.
+"""
 
 from __future__ import annotations
 

@@ -72,9 +72,7 @@ def score(settings: Settings, *, month: str, show: Reporter) -> None:
 
 def input_state(settings: Settings) -> str:
     """Digest of everything a run depends on: landed files, dbt project, Python code and parameters."""
-    landed = sorted(
-        f"{p.name}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}" for p in settings.landing.iterdir()
-    )
+    landed = sorted(f"{p.name}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}" for p in settings.landing.iterdir())
     code = [
         p
         for folder in ("ml", "expectations")

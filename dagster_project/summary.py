@@ -9,12 +9,13 @@ import duckdb
 
 from ml.settings import Settings
 
-FILES = "select status, count(*) as files, sum(rows) as rows from raw.files group by status order by status"
+FILES = "select status, count(*) as files, sum(rows)::bigint as rows from raw.files group by status order by status"
 QUARANTINED = "select file, reason from raw.files where status = 'quarantined' order by loaded_at desc, file limit 5"
 ROWS = """
-select sum(landed) as landed, sum(accepted_train) as train, sum(accepted_eval) as eval,
-    sum(accepted_holdout) as holdout, sum(accepted_to_score) as to_score, sum(rejected) as rejected,
-    sum(difference) as difference
+select
+    sum(landed)::bigint as landed, sum(accepted_train)::bigint as train, sum(accepted_eval)::bigint as eval,
+    sum(accepted_holdout)::bigint as holdout, sum(accepted_to_score)::bigint as to_score,
+    sum(rejected)::bigint as rejected, sum(difference)::bigint as difference
 from monitoring.reconciliation
 """
 REASONS = "select reason, n from monitoring.rejections_by_reason order by n desc, reason"
@@ -103,8 +104,8 @@ def _model(figures: dict[str, Any]) -> list[str]:
         return ["  model        none yet; type: housing train"]
     verdict = "passed its gate" if latest["status"] != "rejected" else "was REJECTED by its gate"
     out = [
-        f"  model        {latest['model_version']} {verdict}; trained through {latest['trained_through'] or 'all dates'} on "
-        f"{_n(latest['n_train'])} rows and {latest['features']} features"
+        f"  model        {latest['model_version']} {verdict}; trained through "
+        f"{latest['trained_through'] or 'all dates'} on {_n(latest['n_train'])} rows and {latest['features']} features"
     ]
     if latest["status"] == "rejected":
         out += [f"    {reason}" for reason in latest["reasons"] or []]

@@ -103,6 +103,7 @@ class Gate(_Block):
     min_r2: float = 0.85
     max_mdape_pct: float | None = None
     better_than_baselines: bool = True
+    min_compared_rows: int = Field(default=30, ge=1, description="a baseline with fewer priced rows is not compared")
 
 
 class Landing(_Block):
@@ -170,7 +171,9 @@ class Contract(_Block):
         if not self.observed_on and (self.split.eval_share is None or self.split.holdout_share is None):
             raise ValueError("split: a dataset without dates needs eval_share and holdout_share")
         if self.observed_on and self.first_month == "1970-01":
-            raise ValueError("first_month: a dataset with dates needs the first month that can be scored, like '2017-01'")
+            raise ValueError(
+                "first_month: a dataset with dates needs the first month that can be scored, like '2017-01'"
+            )
         if not self.observed_on and self.encodings:
             raise ValueError(
                 "encodings: without dates nothing is strictly earlier; remove encodings or add observed_on"

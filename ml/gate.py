@@ -42,13 +42,13 @@ def judge(metrics: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Mappi
 
     ``metrics`` are ``ml.evaluate.accuracy`` of the model on the eval window. ``baselines`` maps a name to
     ``{"baseline": accuracy, "model": accuracy}``, both on the rows for which that baseline has a price. An error
-    that is not a number fails; a baseline without rows is not compared.
+    that is not a number fails; a baseline with too few rows is not compared.
     """
     made = [_at_least("R² on the eval window", metrics["r2"], gate.min_r2)]
     if gate.max_mdape_pct is not None:
         made.append(_at_most("median error on the eval window in percent", metrics["mdape_pct"], gate.max_mdape_pct))
     if gate.better_than_baselines:
-        made += [_better(name, pair["model"], pair["baseline"]) for name, pair in baselines.items()]
+        made += [_better(name, pair["model"], pair["baseline"], gate) for name, pair in baselines.items()]
     return Verdict(tuple(made))
 
 
@@ -66,15 +66,17 @@ def _at_most(what: str, value: float | None, limit: float) -> Comparison:
     return Comparison(f"{what} is {value:.2f}, {'' if passed else 'but '}{limit:g} or less is required", passed)
 
 
-def _better(name: str, model: Mapping[str, Any], baseline: Mapping[str, Any]) -> Comparison:
-    if not baseline["n"]:
-        return Comparison(f"{name} has no price for any row of the eval window and is not compared", True)
+def _better(name: str, model: Mapping[str, Any], baseline: Mapping[str, Any], gate: Gate) -> Comparison:
+    n = int(baseline["n"])
+    if n < gate.min_compared_rows:
+        few = f"{name} has a price for {n:,} rows of the eval window, too few to compare"
+        return Comparison(f"{few} ({gate.min_compared_rows} are needed)", True)
     ours, theirs = model["mae"], baseline["mae"]
     if ours is None or theirs is None or not (math.isfinite(ours) and math.isfinite(theirs)):
         return Comparison(f"the mean absolute error against {name} is unknown", False)
     passed = bool(ours < theirs)
     return Comparison(
-        f"mean absolute error is {ours:,.0f} against {theirs:,.0f} of {name} on the same {int(baseline['n']):,} rows"
+        f"mean absolute error is {ours:,.0f} against {theirs:,.0f} of {name} on the same {n:,} rows"
         + ("" if passed else ", but must be smaller"),
         passed,
     )

@@ -20,6 +20,7 @@ from ml.settings import Settings
 from ml.warehouse import quoted
 
 BATCH_ROWS = 65_536  # rows in memory at a time
+MONTHS_PER_TRANSACTION = 12  # a commit costs as much as scoring thousands of rows
 
 #: Columns a prediction takes over from its features row.
 IDENTITY = ("observation_id", "observed_on", "month", "area", "locality")
@@ -38,38 +39,10 @@ def score_month(
     month: date,
     run_id: str,
 ) -> int:
-    """Score a month's rows with a version and its straight line; returns the number of rows scored.
-
-    Replaces what stood for that month, in one transaction. A priced row of a month the version was trained through
-    is never scored; raises ScoringError when the month has no other.
-    """
-    rows = _to_score(version)
-    names = [quoted(c) for c in (*IDENTITY, "target_offset", "built_through_batch", *bundle.features_used)]
-    scored, scored_at = 0, datetime.now(UTC).replace(tzinfo=None)
-    # a second connection reads while the first writes; both see the warehouse as it stands now
-    reading = connection.cursor()
-    connection.execute("begin")
-    try:
-        _forget(connection, version, month)
-        reader = reading.execute(
-            f"""
-            select {", ".join(names)}, price is not null as is_priced
-            from features.features where month = ? and {rows}
-            """,
-            [month],
-        ).to_arrow_reader(BATCH_ROWS)
-        for batch in reader:
-            _insert(connection, bundle, version, batch, run_id=run_id, scored_at=scored_at)
-            scored += batch.num_rows
-        if not scored:
-            _refuse_trained_month(reading, contract, version, month)
-    except BaseException:
-        connection.execute("rollback")
-        raise
-    finally:
-        reading.close()
-    connection.execute("commit")
-    return scored
+    """``score_months`` for one month and a bundle that is loaded already; returns the number of rows scored."""
+    counts = _counts(connection, contract, version, [month])
+    _score(connection, bundle, version, [month], run_id=run_id, told=lambda rows: None)
+    return counts[month]
 
 
 def score_months(
@@ -82,18 +55,60 @@ def score_months(
     run_id: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[date, int]:
-    """Score several months, each in its own transaction; the bundle is loaded once. Returns rows by month."""
+    """Score the rows of some months with a version and its straight line; returns the number of rows by month.
+
+    Replaces what stood for a month, in one transaction; ``progress`` is told rows done and rows in all. A priced row of
+    a month the version was trained through is never scored; raises ScoringError when a month has no other.
+    """
     if not months:
         return {}
+    counts = _counts(connection, contract, version, months)
     bundle = load_bundle(settings, version)
-    out = {}
-    for done, month in enumerate(months):
+    done, total = 0, sum(counts.values())
+
+    def told(rows: int) -> None:
+        nonlocal done
+        done += rows
         if progress:
-            progress(done, len(months))
-        out[month] = score_month(connection, contract, bundle, version, month=month, run_id=run_id)
-    if progress:
-        progress(len(months), len(months))
-    return out
+            progress(done, total)
+
+    told(0)
+    for first in range(0, len(months), MONTHS_PER_TRANSACTION):
+        _score(connection, bundle, version, months[first : first + MONTHS_PER_TRANSACTION], run_id=run_id, told=told)
+    return counts
+
+
+def _score(
+    connection: duckdb.DuckDBPyConnection,
+    bundle: Bundle,
+    version: ModelVersion,
+    months: Sequence[date],
+    *,
+    run_id: str,
+    told: Callable[[int], None],
+) -> None:
+    columns = ", ".join(quoted(c) for c in (*IDENTITY, "target_offset", "built_through_batch", *bundle.features_used))
+    scored_at = datetime.now(UTC).replace(tzinfo=None)
+    # a second connection reads while the first writes; both see the warehouse as it stands now
+    reading = connection.cursor()
+    connection.execute("begin")
+    try:
+        _forget(connection, version, months)
+        reader = reading.execute(
+            f"""
+            select {columns}, price is not null as is_priced
+            from features.features where month in {_list(months)} and {_to_score(version)}
+            """
+        ).to_arrow_reader(BATCH_ROWS)
+        for batch in reader:
+            _insert(connection, bundle, version, batch, run_id=run_id, scored_at=scored_at)
+            told(batch.num_rows)
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    finally:
+        reading.close()
+    connection.execute("commit")
 
 
 def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:
@@ -157,18 +172,22 @@ def _to_score(version: ModelVersion) -> str:
     return f"(month > date '{version.trained_through}' or price is null)"
 
 
-def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, month: date) -> None:
-    """Delete the version's predictions of a month, and what its rows left in another where a date was corrected."""
-    known = {"model": version.model_version, "linear": version.linear_version, "month": month}
-    mine = "delete from predictions.predictions where model_version in ($model, $linear)"
-    connection.execute(f"{mine} and month = $month and split <> 'eval'", known)
+def _list(months: Sequence[date]) -> str:
+    return "(" + ", ".join(f"date '{month}'" for month in months) + ")"
+
+
+def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, months: Sequence[date]) -> None:
+    """Delete the version's predictions of months, and what their rows left in others where a date was corrected."""
+    mine = f"model_version in ('{version.model_version}', '{version.linear_version}')"
     connection.execute(
         f"""
-        {mine} and observation_id in (
-            select observation_id from features.features where month = $month and {_to_score(version)}
+        delete from predictions.predictions where {mine} and (
+            (month in {_list(months)} and split <> 'eval')
+            or observation_id in (
+                select observation_id from features.features where month in {_list(months)} and {_to_score(version)}
+            )
         )
-        """,
-        known,
+        """
     )
 
 
@@ -207,14 +226,21 @@ def _insert(
     connection.unregister("scored")
 
 
-def _refuse_trained_month(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, version: ModelVersion, month: date
-) -> None:
-    if version.trained_through is None or month > version.trained_through:
-        return
-    found = connection.execute("select count(*) from features.features where month = ?", [month]).fetchone()
-    if found and found[0]:
-        raise ScoringError(
-            f"{version.model_version} was trained through {version.trained_through:%Y-%m}, so the {found[0]:,} "
-            f"priced rows of {month:%Y-%m} are not scored by it; choose a later month or train through an earlier one"
-        )
+def _counts(
+    connection: duckdb.DuckDBPyConnection, contract: Contract, version: ModelVersion, months: Sequence[date]
+) -> dict[date, int]:
+    """Rows to score by month. Raises ScoringError for a month that the version was trained on throughout."""
+    found = connection.execute(
+        f"""
+        select month, count(*) filter ({_to_score(version)}), count(*)
+        from features.features where month in {_list(months)} group by month
+        """
+    ).fetchall()
+    for month, to_score, n in found:
+        if n and not to_score and version.trained_through:
+            raise ScoringError(
+                f"{version.model_version} was trained through {version.trained_through:%Y-%m}, so the {n:,} priced "
+                f"rows of {month:%Y-%m} in {contract.name} are not scored by it; choose a later month or train through "
+                "an earlier one"
+            )
+    return dict.fromkeys(months, 0) | {month: to_score for month, to_score, _ in found}

@@ -82,7 +82,7 @@ select * exclude (built_through_batch, _batch, _row), ln(price) - target_offset 
 
 
 def rows(first: int = 0, months: int = 24, per_month: int = 60, seed: int = 3) -> pa.Table:
-    """Houses sold from month ``first`` after 2020-01 on; small and large ones cost most, which no straight line follows; 5 % noise."""
+    """Houses sold from month ``first`` after 2020-01 on, 5 % noise. Small and large ones cost most: no line follows."""
     rng = np.random.default_rng([seed, first])
     n = months * per_month
     month = first + np.repeat(np.arange(months), per_month)

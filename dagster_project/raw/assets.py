@@ -21,7 +21,7 @@ def raw_assets(contract: Contract) -> dg.AssetsDefinition:
         check_specs=check_specs(KEY, rules(contract)),
         pool=POOL,
         kinds={"duckdb", "greatexpectations"},
-        description="Every landed row as text with its file and row number. Bad files move to quarantine with a report.",
+        description="Every landed row as text with file and row number. Bad files move to quarantine with a report.",
     )
     def raw_observations(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
         with housing.write(context) as connection:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 import pytest
@@ -97,7 +99,7 @@ def test_the_landing_sensor_asks_for_one_run_for_each_change(tmp_path: Path) -> 
         nonlocal cursor
         with dg.DagsterInstance.ephemeral() as instance:
             context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"housing": housing})
-            found = list(landing_sensor(context))
+            found = list(cast(Iterable[object], landing_sensor(context)))
             cursor = context.cursor
         return [r for r in found if isinstance(r, dg.RunRequest)]
 

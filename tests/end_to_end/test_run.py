@@ -116,7 +116,8 @@ def test_a_mistake_gets_one_sentence_and_a_non_zero_status(
 
 def accuracy(home: Home, version: str, split: str = "holdout") -> dict[str, float]:
     return home.query(
-        f"select * from monitoring.accuracy where model_version = '{version}' and split = '{split}' and population = 'all'"
+        "select * from monitoring.accuracy "
+        f"where model_version = '{version}' and split = '{split}' and population = 'all'"
     ).to_pylist()[0]
 
 
@@ -146,7 +147,8 @@ def test_ames_scores_the_unlabelled_file(home) -> None:
     made.housing("run", "--from", str(real("ames")))
     assert (
         made.one(
-            "select count(*) from predictions.predictions where split = 'to_score' and kind = 'model' and predicted_price > 0"
+            "select count(*) from predictions.predictions "
+            "where split = 'to_score' and kind = 'model' and predicted_price > 0"
         )
         == 1459
     )

@@ -65,7 +65,7 @@ def test_a_baseline_is_compared_on_its_own_rows() -> None:
 def test_a_baseline_without_rows_is_not_compared() -> None:
     verdict = judge(GOOD, {"last_year": {"baseline": {"n": 0}, "model": {"n": 0}}}, Gate())
     assert verdict.passed
-    assert "is not compared" in verdict.comparisons[-1].sentence
+    assert "too few to compare" in verdict.comparisons[-1].sentence
 
 
 def test_baselines_do_not_count_where_the_contract_says_so() -> None:

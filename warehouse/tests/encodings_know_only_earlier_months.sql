@@ -14,6 +14,10 @@ with earlier as (
     group by encodings.encoding, encodings.month
 )
 
-select encoding, month, n, possible
+select
+    encoding,
+    month,
+    n,
+    possible
 from earlier
 where n > possible

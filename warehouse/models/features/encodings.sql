@@ -1,4 +1,9 @@
-{{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail', pre_hook="{{ forget_months_to_build() }}") }}
+{{ config(
+    materialized='incremental',
+    incremental_strategy='append',
+    on_schema_change='fail',
+    pre_hook="{{ forget_months_to_build() }}"
+) }}
 
 {%- set k = contract() %}
 {%- set unseen = "'__unseen__'" %}

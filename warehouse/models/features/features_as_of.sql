@@ -26,7 +26,9 @@ unseen as (
 ),
 
 keyed as (
-    select observations.*, coalesce(least(observations.month, latest.month), observations.month) as encoding_month
+    select
+        observations.*,
+        coalesce(least(observations.month, latest.month), observations.month) as encoding_month
     from observations
     cross join latest
 ),

@@ -14,7 +14,11 @@ touched as (
 ),
 
 accepted as (
-    select labelled.observation_id, labelled._batch, labelled._row, labelled._file
+    select
+        labelled.observation_id,
+        labelled._batch,
+        labelled._row,
+        labelled._file
     from labelled
     inner join touched on labelled.observation_id = touched.observation_id
     where
@@ -31,7 +35,11 @@ ranked as (
 ),
 
 final as (
-    select observation_id, _batch, _row, _file
+    select
+        observation_id,
+        _batch,
+        _row,
+        _file
     from ranked
     where load_rank = 1
 )
