@@ -32,7 +32,7 @@ order by moved_at desc limit 1
 ACCURACY = """
 select split, model_version, kind, n, mae, mdape_pct, within_10_pct, r2, median_ratio
 from monitoring.accuracy
-where population = 'all' and split in ('eval', 'holdout')
+where population = 'valid' and split in ('eval', 'holdout')
 order by split, kind desc, mdape_pct
 """
 PUBLISHED = "select * from published.about"
@@ -121,7 +121,8 @@ def _accuracy(rows: list[dict[str, Any]]) -> list[str]:
     if not rows:
         return []
     head = f"  {'split':<9}{'model':<16}{'n':>9}{'MAE':>12}{'MdAPE %':>9}{'within 10 %':>13}{'R2':>8}{'ratio':>8}"
-    out = ["", head]
+    # one absurd price would rule MAE and R2; the population `all` stands beside it in monitoring.accuracy
+    out = ["", "  prices that are valid by the contract's rules:", head]
     for r in rows:
         out.append(
             f"  {r['split']:<9}{r['model_version']:<16}{_n(r['n']):>9}{_f(r['mae'], 0):>12}{_f(r['mdape_pct'], 2):>9}"

@@ -90,8 +90,9 @@ class Bundle:
     def predict(self, raw_rows: pa.Table | pd.DataFrame) -> pa.Table:
         """Prices of raw rows: observation_id, predicted_price, model_version, reasons.
 
-        One row per row, in its order. ``raw_rows`` has the headers of the landed files; more are ignored, so is the
-        price. ``predicted_price`` is null where ``reasons`` says why. Raises BundleError when headers are missing.
+        One row per row, in its order. ``raw_rows`` has the headers of the landed files and their values; more headers
+        are ignored, so is the price. (pandas makes the text ``NA`` of a CSV null: read with ``keep_default_na=False``.)
+        ``predicted_price`` is null where ``reasons`` says why. Raises BundleError when headers are missing.
         """
         features = self.features(raw_rows)
         x = np.empty((features.num_rows, len(self.features_used)), dtype=np.float32)

@@ -520,7 +520,7 @@ def _close_dead_runs(client: MlflowClient, settings: Settings) -> list[str]:
         return []
     dead = client.search_runs(
         [experiment.experiment_id],
-        f"attributes.status = 'RUNNING' and tags.warehouse = '{settings.warehouse}'",
+        f"attributes.status = 'RUNNING' and tags.warehouse = \"{settings.warehouse}\"",
     )
     for run in dead:
         client.set_terminated(run.info.run_id, "KILLED")

@@ -70,3 +70,9 @@ def test_a_baseline_without_rows_is_not_compared() -> None:
 
 def test_baselines_do_not_count_where_the_contract_says_so() -> None:
     assert judge(GOOD, {"linear": pair(1.0)}, Gate(better_than_baselines=False)).passed
+
+
+def test_a_baseline_counts_from_the_contracts_number_of_rows_on() -> None:
+    # sparse data: last year's price was known for one row of 522, and the version was rejected over it
+    assert judge(GOOD, {"last_year": pair(1.0, n=29)}, Gate(min_compared_rows=30)).passed
+    assert not judge(GOOD, {"last_year": pair(1.0, n=30)}, Gate(min_compared_rows=30)).passed
