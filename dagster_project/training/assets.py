@@ -1,14 +1,13 @@
 """Training as an asset: train, evaluate, gate, register. How that is done stands in ``ml/``."""
 
 import base64
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from dagster_project.progress import reporter
 from dagster_project.resources import POOL, Housing
-from ml.registry import ModelVersion, train_and_register
+from ml.registry import ModelVersion, run_file, train_and_register
 from ml.settings import Settings
 
 GATE = "gate"
@@ -80,11 +79,8 @@ def _numbers(version: ModelVersion) -> dict[str, Any]:
 
 def _pictures(settings: Settings, version: ModelVersion) -> dict[str, dg.MarkdownMetadataValue]:
     """The run's plots inside the metadata, so that the UI shows them without another server."""
-    from mlflow.artifacts import download_artifacts
-
     out = {}
     for name in ("importance", "learning_curve"):
-        path = download_artifacts(f"runs:/{version.run_id}/{name}.png", tracking_uri=settings.mlflow_uri)
-        encoded = base64.b64encode(Path(path).read_bytes()).decode()
+        encoded = base64.b64encode(run_file(settings, version, f"{name}.png").read_bytes()).decode()
         out[name] = dg.MetadataValue.md(f"![{name}](data:image/png;base64,{encoded})")
     return out
