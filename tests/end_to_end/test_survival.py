@@ -23,10 +23,7 @@ SAME = {
     # which load a row was built after depends on when runs were started, its content does not
     "features.encodings": "select * exclude (built_through_batch)",
     "features.features": "select * exclude (built_through_batch)",
-    "predictions.predictions": "select observation_id, model_version, split, month, predicted_price",
-    "training.model_versions": "select model_version, status, n_train, model_sha256, data_fingerprint",
-    # sums of doubles over threads differ in the last bits
-    "monitoring.accuracy": "select split, model_version, population, n, round(mae, 4) as mae, round(r2, 6) as r2",
+    "predictions.predictions": "select distinct observation_id, split, month, predicted_price",
 }
 
 #: Steps as the command names them on stderr, in order.
