@@ -70,6 +70,9 @@ def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.D
             "memory_limit": settings.memory_limit,
             "threads": settings.threads,
             "storage_compatibility_version": "latest",
+            # rows carry their own order (_batch, _row). Keeping the physical one leaves row groups of odd sizes, which
+            # the checkpoint merges: every landed file was compressed and written twice
+            "preserve_insertion_order": False,
         },
     )
     try:

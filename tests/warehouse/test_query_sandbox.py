@@ -113,7 +113,10 @@ def unrun(settings: Settings, engine: duckdb.DuckDBPyConnection) -> Callable[[st
         ("from accuracy_by_month select mae", [{"mae": 22900.5}]),
         ("table training.model_versions", [{"model_version": "v1", "reasons": ["too few rows", "r2"]}]),
         ("values (1, 'a')", [{"col0": 1, "col1": "a"}]),
-        ("show tables", [{"name": n} for n in ("about", "accuracy_by_month", "model_versions", "predictions")]),
+        (
+            "show tables",
+            [{"name": n} for n in ("about", "accuracy_by_month", "model_versions", "parts", "predictions")],
+        ),
         ("select column_name from (describe predictions.predictions) limit 1", [{"column_name": "observation_id"}]),
         ("select dataset from published.about", [{"dataset": "hdb"}]),
         ("select table_name from information_schema.tables where table_schema = 'training'", 1),
@@ -354,7 +357,7 @@ def test_environment_variables_cannot_be_read(settings: Settings):
 def test_an_unknown_table_is_answered_with_the_tables_there_are(settings: Settings):
     assert refusal(settings, "select * from prediction") == (
         "Table with name prediction does not exist; the tables are: monitoring.accuracy_by_month, "
-        "predictions.predictions, published.about, training.model_versions"
+        "predictions.predictions, published.about, published.parts, training.model_versions"
     )
 
 

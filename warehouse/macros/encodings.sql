@@ -8,6 +8,18 @@
   {{ return('concat_ws(chr(31), ' ~ keys | join(', ') ~ ')' if keys | length > 1 else keys[0]) }}
 {% endmacro %}
 
+{# Name of a key set; encodings of the same keys share their monthly sums. #}
+{% macro encoding_key_set(keys) %}{{ return('by_' ~ (keys | join('_and_') if keys else 'nothing')) }}{% endmacro %}
+
+{# The key sets of the contract's encodings, each once. #}
+{% macro encoding_key_sets() %}
+  {% set found = {} %}
+  {% for e in contract().encodings %}{% do found.update({encoding_key_set(e['keys']): e['keys']}) %}{% endfor %}
+  {% set out = [] %}
+  {% for name, keys in found.items() %}{% do out.append({'name': name, 'keys': keys}) %}{% endfor %}
+  {{ return(out) }}
+{% endmacro %}
+
 {# What encodings average: the logarithm of the price, per unit of size where the contract names one. #}
 {% macro log_price() %}
   {% set size = contract().size %}

@@ -15,9 +15,19 @@
 
 {# Condition on `month` for rows to be built in this run. Rendered before anything is deleted. #}
 {% macro months_to_build(column='month') %}
+  {{ return(from_month(column, changed_from() if execute and is_incremental() else none)) }}
+{% endmacro %}
+
+{# The same with the first changed month at hand. #}
+{% macro from_month(column, changed) %}
   {% if not (execute and is_incremental()) %}{{ return('true') }}{% endif %}
-  {% set from_month = changed_from() %}
-  {{ return(column ~ ' >= ' ~ from_month if from_month else 'false') }}
+  {{ return(column ~ ' >= ' ~ changed if changed else 'false') }}
+{% endmacro %}
+
+{# Condition on `month` for the rows that the longest encoding reads for the months to be built. #}
+{% macro months_of_history(changed) %}
+  {% set reach = contract().encodings | map(attribute='months_back') | map('last') | max if execute and changed else 0 %}
+  {{ return(from_month('month', add_months(changed, '-' ~ reach) if changed)) }}
 {% endmacro %}
 
 {# Pre-hook, in the model's transaction: what will be built again is forgotten first. #}

@@ -7,6 +7,7 @@
 
 {%- set k = contract() %}
 {%- set unseen = "'__unseen__'" %}
+{%- set changed = changed_from() if execute and is_incremental() %}
 
 -- Each month's priced rows are fanned out to the later months in which they count as history, then added up: a
 -- row never reaches its own month. Logarithms are added as whole millionths, so that the sums are exact and an
@@ -29,26 +30,33 @@ last_month as (
 history as (
     select *, cast(round({{ log_price() if execute else '0' }} * 1000000) as bigint) as micro_log_price
     from observations
-    where is_price_valid
+    where is_price_valid and {{ months_of_history(changed) }}
 )
-{%- for e in k.encodings %},
+{%- for key_set in encoding_key_sets() %},
 
-{{ e.name }}_monthly as (
-    select {{ encoding_key(e['keys']) }} as key_value, month, count(*) as n, sum(micro_log_price) as micro_log_price
+{{ key_set.name }}_monthly as (
+    select {{ encoding_key(key_set['keys']) }} as key_value, month, count(*) as n, sum(micro_log_price) as micro_log_price
     from history
     where micro_log_price is not null
     group by 1, 2
-),
+)
+{%- endfor %}
+{%- for e in k.encodings %},
 
 {{ e.name }}_sums as (
+    {%- if e.months_back[0] == e.months_back[1] %}
+    select key_value, {{ add_months('month', e.months_back[0]) }} as month, n, micro_log_price
+    from {{ encoding_key_set(e['keys']) }}_monthly
+    {%- else %}
     select
         source.key_value,
         {{ add_months('source.month', 'back.months_back') }} as month,
         sum(source.n) as n,
         sum(source.micro_log_price) as micro_log_price
-    from {{ e.name }}_monthly as source
+    from {{ encoding_key_set(e['keys']) }}_monthly as source
     cross join {{ number_series(e.months_back[0], e.months_back[1]) }} as back
     group by 1, 2
+    {%- endif %}
 )
 {%- endfor %},
 
@@ -68,7 +76,7 @@ wanted as (
     select sums.*
     from sums
     inner join last_month on sums.month <= last_month.month
-    where {{ months_to_build('sums.month') }}
+    where {{ from_month('sums.month', changed) }}
 ),
 
 overall as (
