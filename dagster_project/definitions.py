@@ -38,7 +38,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
         sensors=[automation.landing_sensor],
         resources={
             "housing": Housing(home=str(settings.home), dataset=settings.dataset),
-            "dbt": dbt_resource(settings),
+            "dbt": dbt_resource(),
             **resources,
         },
         # imports dominate a run, so all steps share one process
