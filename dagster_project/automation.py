@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from dagster_project.raw.landing import SUFFIXES
+from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
 
 PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
@@ -67,8 +67,9 @@ def score_monthly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     description="Every 15 minutes, start the job `land` once for each change of the landing folder.",
 )
 def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    listing = landing_listing(housing)
-    if not listing:
+    state = landing_state(housing.settings)
+    listing = hashlib.sha256("\n".join(state).encode()).hexdigest()[:32]
+    if not state:
         yield dg.SkipReason(f"no files in {housing.settings.landing}")
     elif listing == context.cursor:
         yield dg.SkipReason("nothing new has landed")
@@ -76,15 +77,3 @@ def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
         # the run key makes the request idempotent, should the cursor be lost
         yield dg.RunRequest(run_key=listing)
         context.update_cursor(listing)
-
-
-def landing_listing(housing: Housing) -> str:
-    """Digest of names, sizes and times of the landed files; empty when there are none."""
-    folder = housing.settings.landing
-    entries = sorted(
-        # lstat: a link to nothing is news as well, ingestion says what is wrong with it
-        f"{p.name}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}"
-        for p in (folder.iterdir() if folder.is_dir() else ())
-        if p.suffix.lower() in SUFFIXES
-    )
-    return hashlib.sha256("\n".join(entries).encode()).hexdigest()[:32] if entries else ""

@@ -72,7 +72,8 @@ def score(settings: Settings, *, month: str, show: Reporter) -> None:
 
 def input_state(settings: Settings) -> str:
     """Digest of everything a run depends on: landed files, dbt project, Python code and parameters."""
-    landed = sorted(f"{p.name}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}" for p in settings.landing.iterdir())
+    from dagster_project.raw.landing import landing_state
+
     code = [
         p
         for folder in ("ml", "expectations")
@@ -80,7 +81,7 @@ def input_state(settings: Settings) -> str:
         if p.suffix in {".py", ".yml"}
     ]
     return hashlib.sha256(
-        "\n".join([fingerprint([*project_files(settings), *sorted(code)]), *landed]).encode()
+        "\n".join([fingerprint([*project_files(settings), *sorted(code)]), *landing_state(settings)]).encode()
     ).hexdigest()
 
 

@@ -16,8 +16,6 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -36,6 +34,7 @@ from ml.params import Params
 from ml.params import load as load_params
 from ml.settings import PROJECT_ROOT, QUIET, Settings
 from ml.train import Fit, Progress, fit
+from ml.warehouse import transaction
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -216,23 +215,12 @@ def reconcile_registry(
             client.set_terminated(str(found.run_id), "FINISHED")
             new.append(_logged(client, found))
     alias = _champion_in_mlflow(client, name)
-    with _transaction(connection):
+    with transaction(connection):
         for row, eval_predictions in new:
             _insert_version(connection, row, eval_predictions)
             done.append(f"{row['model_version']} is mirrored to the warehouse")
         done += _follow_alias(connection, alias, [row["model_version"] for row, _ in new], actor)
     return done + _close_dead_runs(client, settings)
-
-
-@contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.execute("begin")
-    try:
-        yield
-    except BaseException:
-        connection.execute("rollback")
-        raise
-    connection.execute("commit")
 
 
 def open_registry(settings: Settings) -> MlflowClient:

@@ -7,6 +7,7 @@ Features come from ``features.features`` in Arrow batches; nothing is fitted or 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, date, datetime
 
 import duckdb
@@ -17,7 +18,7 @@ from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
 from ml.registry import ModelVersion, champion, load_bundle
 from ml.settings import Settings
-from ml.warehouse import quoted
+from ml.warehouse import quoted, transaction
 
 BATCH_ROWS = 65_536  # rows in memory at a time
 MONTHS_PER_TRANSACTION = 12  # a commit costs as much as scoring thousands of rows
@@ -90,9 +91,7 @@ def _score(
     columns = ", ".join(quoted(c) for c in (*IDENTITY, "target_offset", "built_through_batch", *bundle.features_used))
     scored_at = datetime.now(UTC).replace(tzinfo=None)
     # a second connection reads while the first writes; both see the warehouse as it stands now
-    reading = connection.cursor()
-    connection.execute("begin")
-    try:
+    with closing(connection.cursor()) as reading, transaction(connection):
         _forget(connection, version, months)
         reader = reading.execute(
             f"""
@@ -103,12 +102,6 @@ def _score(
         for batch in reader:
             _insert(connection, bundle, version, batch, run_id=run_id, scored_at=scored_at)
             told(batch.num_rows)
-    except BaseException:
-        connection.execute("rollback")
-        raise
-    finally:
-        reading.close()
-    connection.execute("commit")
 
 
 def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:

@@ -94,6 +94,18 @@ def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> 
 
 
 @contextmanager
+def transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """All statements of the block or none of them."""
+    connection.execute("begin")
+    try:
+        yield
+    except BaseException:
+        connection.execute("rollback")
+        raise
+    connection.execute("commit")
+
+
+@contextmanager
 def warehouse_lock(settings: Settings, purpose: str, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the dataset's one-writer lock. The kernel releases it when the process dies, however it dies.
 

@@ -104,6 +104,11 @@ def with_month(table: pa.Table, month: str) -> pa.Table:
     return table.filter(pa.array(_months(table) == month))
 
 
+def without_month(table: pa.Table, month: str) -> pa.Table:
+    """All rows but those of ``YYYY-MM``, for landing them later."""
+    return table.filter(pa.array(_months(table) != month))
+
+
 def with_defects(table: pa.Table, dataset: str, seed: int = 7, **defects: Unpack[Defects]) -> pa.Table:
     """The table with the named defects in as many rows as asked; see ``Defects``."""
     if unknown := set(defects) - set(Defects.__annotations__):

@@ -27,7 +27,7 @@ from expectations import raw_file
 from expectations.runner import ExpectationResult, Profile, Rule, profile, run
 from ml.contract import Contract
 from ml.settings import Settings
-from ml.warehouse import create_tables, quoted
+from ml.warehouse import create_tables, quoted, transaction
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -97,6 +97,17 @@ class _Candidate:
     def is_changing(self) -> bool:
         """Whether somebody wrote to the file since it was first looked at."""
         return self.path.exists() and _version(self.path.stat()) != _version(self.status)
+
+
+def landing_state(settings: Settings) -> list[str]:
+    """Name, size and time of each landed file, sorted: equal as long as there is nothing new to ingest."""
+    folder = settings.landing
+    return sorted(
+        # lstat: a link to nothing is news as well, ingestion says what is wrong with it
+        f"{p.name}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}"
+        for p in (folder.iterdir() if folder.is_dir() else ())
+        if p.suffix.lower() in SUFFIXES
+    )
 
 
 def land(settings: Settings, paths: Sequence[Path]) -> list[Path]:
@@ -293,7 +304,7 @@ class _Ingestion:
             self._ledger.touch(candidate)
             return FileOutcome(file, "unchanged")
         reason = f"{file} has the same content as {original[0]}, which is loaded"
-        with _transaction(self._connection):
+        with transaction(self._connection):
             return self._ledger.record(candidate, FileOutcome(file, "duplicate", reason, original[1]), self._now)
 
     def _load(self, candidate: _Candidate) -> FileOutcome:
@@ -305,7 +316,7 @@ class _Ingestion:
             self._connection.execute(f"alter table raw.observations add column if not exists {quoted(header)} varchar")
         columns = ", ".join(map(quoted, rows.headers))
         outcome = FileOutcome(candidate.file, "loaded", None, candidate.count, extra_columns=extra)
-        with _transaction(self._connection):
+        with transaction(self._connection):
             outcome = self._ledger.record(candidate, outcome, self._now)
             self._connection.execute(
                 f"insert into raw.observations ({columns}, _file, _row, _loaded_at, _batch) "
@@ -331,7 +342,7 @@ class _Ingestion:
         if len(candidate.findings) > 1:
             reason += f" (and {len(candidate.findings) - 1} more, see {report.name})"
         outcome = FileOutcome(candidate.file, "quarantined", reason, candidate.count, report=report)
-        with _transaction(self._connection):
+        with transaction(self._connection):
             outcome = self._ledger.record(candidate, outcome, self._now)
         quarantine.move(candidate.path, place)
         return outcome
@@ -411,17 +422,6 @@ class _Ledger:
 
     def _first(self, sql: str, *parameters: Any) -> Any:
         return self._connection.execute(f"{sql} limit 1", parameters).fetchone()
-
-
-@contextmanager
-def _transaction(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    connection.execute("begin")
-    try:
-        yield
-    except BaseException:
-        connection.execute("rollback")
-        raise
-    connection.execute("commit")
 
 
 @contextmanager

@@ -90,3 +90,36 @@
             else 'insufficient_data'
         end
 {%- endmacro %}
+
+{#
+  Whole model: error groups of these kinds with a verdict on error and level, under the columns that tell the groups
+  apart.
+#}
+{% macro judged_errors(segment_types, columns=[]) %}
+with error_groups as (
+    select * from {{ ref('int_error_groups') }}
+    where segment_type in ({{ literals(segment_types) }})
+),
+
+limits as (
+{{ limits_of(['mdape_pct', 'median_ratio']) }}
+),
+
+judged as (
+    select
+        error_groups.*,
+        {{- status_of('mdape_pct') }} as mdape_pct_status,
+        {{- status_of('median_ratio') }} as median_ratio_status
+    from error_groups
+    cross join limits
+),
+
+final as (
+    select
+        {{ qualified('judged', ['split', 'model_version', 'kind'] + columns + ['population'] + error_metric_names()) }},
+        {{- worst_status(['mdape_pct_status', 'median_ratio_status']) }} as status
+    from judged
+)
+
+select * from final
+{%- endmacro %}
