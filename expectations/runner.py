@@ -7,6 +7,8 @@ costs the same for a thousand rows as for a million. Which rules there are stand
 
 from __future__ import annotations
 
+import importlib
+import threading
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -61,6 +63,11 @@ class GateError(RuntimeError):
     """Great Expectations itself failed; the message says on which rule."""
 
 
+def prepare() -> None:
+    """Start importing Great Expectations (three seconds) beside other work, when there will be something to judge."""
+    threading.Thread(target=importlib.import_module, args=("great_expectations",), daemon=True).start()
+
+
 def profile(
     connection: duckdb.DuckDBPyConnection, rules: Sequence[Rule], relation: str, columns: Collection[str] | None = None
 ) -> Profile:
@@ -77,7 +84,7 @@ def run(rules: Sequence[Rule], profiles: dict[str, Profile]) -> list[Expectation
     """Judge all profiles in one validation. Raises GateError when a rule could not be evaluated."""
     if not profiles:
         return []
-    import great_expectations as gx  # four seconds, so only when there is something to judge
+    import great_expectations as gx  # seconds, so only when there is something to judge; see prepare()
     import pandas as pd
     from great_expectations.data_context.types.base import ProgressBarsConfig
 

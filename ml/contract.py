@@ -222,6 +222,12 @@ def month_date(month: str) -> dt.date:
         raise ValueError(f"{month!r} is not a month; write YYYY-MM, for example 2022-01") from None
 
 
+def add_months(month: dt.date, months: int) -> dt.date:
+    """First day of the month so many months later (earlier when negative)."""
+    number = month.year * 12 + month.month - 1 + months
+    return dt.date(number // 12, number % 12 + 1, 1)
+
+
 def available(root: Path = STAGING) -> list[str]:
     """Names of all datasets with a contract."""
     return sorted(p.parent.name for p in root.glob("*/*.yml") if p.stem == p.parent.name)

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml.bundle import feature_matrix
-from ml.contract import Contract, month_date
+from ml.contract import Contract, add_months, month_date
 from ml.warehouse import quoted
 
 BATCH_ROWS = 16_384  # a batch and its part of the matrix stay in the processor's cache
@@ -96,8 +96,7 @@ def training_window(contract: Contract, through: str | None = None) -> TrainingW
             raise DatasetError(f"{contract.name} has no dates and is split by its key; train without --through")
         return TrainingWindow(None, None)
     end = month_date(through or contract.split.trained_through or "")
-    months = end.year * 12 + end.month - 1 - (contract.split.eval_months - 1)
-    return TrainingWindow(date(months // 12, months % 12 + 1, 1), end)
+    return TrainingWindow(add_months(end, 1 - contract.split.eval_months), end)
 
 
 def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: TrainingWindow) -> Selection:

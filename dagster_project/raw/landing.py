@@ -24,7 +24,7 @@ from dagster_project.raw import quarantine
 from dagster_project.raw.reading import EXAMPLES, Rows, read_csv, read_parquet
 from dagster_project.raw.structure import BadFileError, Finding, read_bytes, require_file
 from expectations import raw_file
-from expectations.runner import ExpectationResult, Profile, Rule, profile, run
+from expectations.runner import ExpectationResult, Profile, Rule, prepare, profile, run
 from ml.contract import Contract
 from ml.settings import Settings
 from ml.warehouse import create_tables, quoted, transaction
@@ -183,6 +183,7 @@ def ingest(
     candidates = [found for found in looked if isinstance(found, _Candidate)]
     expectations: list[ExpectationResult] = []
     if candidates:
+        prepare()
         # half of the way is reading, half is loading
         done, total = 0, 2 * sum(c.megabytes for c in candidates)
         with _staging_folder(settings) as folder:
