@@ -76,6 +76,16 @@ class Encoding(_Block):
         default=["value", "n"],
         description="what of it the model sees; n of a whole market is a clock that drifts, so leave it out there",
     )
+    indexed: bool = Field(
+        default=False,
+        description="bring past prices to the as-of market: a long window then holds a premium, not the trend",
+    )
+    changes: list[Annotated[int, Field(ge=1)]] = Field(
+        default=[], description="also the change of its mean against so many months before"
+    )
+    differs_in: Name | None = Field(
+        default=None, description="number column; also how far the row is from the mean of its history in it"
+    )
 
     @model_validator(mode="after")
     def _strictly_earlier(self) -> Self:
@@ -133,6 +143,9 @@ class Contract(_Block):
     smoothing: float = Field(default=5.0, ge=0, description="rows of the overall mean mixed into each encoding")
     level: list[Name] = Field(default=[], description="as-of price level: first known of these encodings or columns")
     persistence: list[Name] = Field(default=[], description="last known price of the place: first encoding with n > 0")
+    history: Name | None = Field(
+        default=None, description="encoding whose n says how much is known of the place; default: first of persistence"
+    )
     last_year: Name | None = Field(default=None, description="encoding that is the same month of last year")
     split: Split
     gate: Gate = Gate()
@@ -162,9 +175,14 @@ class Contract(_Block):
             known("size", [self.size], [c.name for c in self.columns if c.type == "number"])
         for encoding in self.encodings:
             known(f"encodings.{encoding.name}.keys", encoding.keys, [*names, "area", "locality"])
+            compared = [encoding.differs_in] if encoding.differs_in else []
+            known(
+                f"encodings.{encoding.name}.differs_in", compared, [c.name for c in self.columns if c.type == "number"]
+            )
         usable = [c.name for c in self.columns if c.role == "feature" and c.type == "number"]
         known("level", self.level, [*encodings, *usable])
         known("persistence", self.persistence, encodings)
+        known("history", [self.history] if self.history else [], encodings)
         known("last_year", [self.last_year] if self.last_year else [], encodings)
         if self.observed_on and not self.split.trained_through:
             raise ValueError("split.trained_through: a dataset with dates is split by time, for example '2021-12'")
@@ -206,6 +224,8 @@ class Contract(_Block):
         suffixes = {"value": "to_level", "n": "n", "frequency": "frequency"}
         for e in self.encodings:
             out += [f"{e.name}_{suffix}" for feature, suffix in suffixes.items() if feature in e.features]
+            out += [f"{e.name}_change_{months}m" for months in e.changes]
+            out += [f"{e.name}_{e.differs_in}_difference"] if e.differs_in else []
         return out
 
 

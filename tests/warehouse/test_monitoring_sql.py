@@ -26,7 +26,8 @@ create schema intermediate;
 create table raw.observations (_file varchar, _row bigint, _loaded_at timestamp, _batch bigint);
 create table features.features (
     _batch bigint, observation_id varchar, observed_on date, month date, area varchar, locality varchar,
-    price double, is_price_valid boolean, split varchar, persistence_price double, last_year_price double
+    price double, is_price_valid boolean, split varchar, target_offset double, persistence_price double,
+    last_year_price double, history_n bigint
 );
 create view training.training_dataset as select * from features.features;
 create table intermediate.int_observations_rejected (
@@ -103,7 +104,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Ho
         connection.execute(OWNED_TABLES + UPSTREAM + BY_HAND)
         _draw(connection)
         connection.execute(RANDOM)
-    home.dbt("build", "--select", "monitoring_thresholds", "predictions", "monitoring")
+    home.dbt("build", "--select", "monitoring_thresholds", "confidence_grades", "predictions", "monitoring")
     return home
 
 
@@ -231,7 +232,7 @@ def test_every_landed_row_is_accounted_for_and_rejections_show_an_example(
 
 def test_thresholds_cover_every_judged_metric_with_source_and_reason(warehouse: Home) -> None:
     rows = _ask(warehouse, "from monitoring.monitoring_thresholds")
-    judged = {"median_ratio", "cod", "prd", "prb", "mki", "mdape_pct"}
+    judged = {"median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct"}
     assert {(r["metric"], r["severity"]) for r in rows} == {
         ("n", "insufficient_data"),
         *((metric, severity) for metric in judged for severity in ("warn", "fail")),

@@ -52,6 +52,13 @@
   {{ return('exp(coalesce(' ~ parts | join(', ') ~ ')' ~ (' + log_size' if contract().size else '') ~ ')') }}
 {% endmacro %}
 
+{# Priced observations behind what is known of the place: of the contract's `history`, else of its first persistence. #}
+{% macro history_n() %}
+  {% set k = contract() %}
+  {% set name = k.history or (k.persistence | default([]) | first) %}
+  {{ return(name ~ '_n' if name else '0') }}
+{% endmacro %}
+
 {# The model's inputs in the order of Contract.features in ml/contract.py, which a test compares. #}
 {% macro feature_columns() %}
   {% set k, out = contract(), [] %}
@@ -84,14 +91,29 @@
     {% for part in ('n', 'frequency') if part in wanted %}
       {% do out.append({'name': e.name ~ '_' ~ part, 'expression': e.name ~ '_' ~ part}) %}
     {% endfor %}
+    {% for months in e.changes | default([]) %}
+      {% do out.append({
+          'name': e.name ~ '_change_' ~ months ~ 'm',
+          'expression': e.name ~ '_mean - ' ~ e.name ~ '_' ~ months ~ 'm_ago_mean'}) %}
+    {% endfor %}
+    {% if e.differs_in is defined %}
+      {% do out.append({
+          'name': e.name ~ '_' ~ e.differs_in ~ '_difference',
+          'expression': e.differs_in ~ ' - ' ~ e.name ~ '_mean_compared'}) %}
+    {% endif %}
   {% endfor %}
   {{ return(out) }}
 {% endmacro %}
 
+{# Columns in which a row is compared with an encoding's history, each once. #}
+{% macro compared_columns() %}
+  {{ return(contract().encodings | selectattr('differs_in', 'defined') | map(attribute='differs_in') | unique | list) }}
+{% endmacro %}
+
 {# Columns besides month and price that encodings read, each once. #}
 {% macro encoding_inputs() %}
-  {% set k, out = contract(), [] %}
-  {% if k.size %}{% do out.append(k.size) %}{% endif %}
+  {% set k, out = contract(), compared_columns() %}
+  {% if k.size and k.size not in out %}{% do out.append(k.size) %}{% endif %}
   {% for e in k.encodings %}
     {% for name in e['keys'] if name not in out %}{% do out.append(name) %}{% endfor %}
   {% endfor %}

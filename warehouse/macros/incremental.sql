@@ -24,9 +24,11 @@
   {{ return(column ~ ' >= ' ~ changed if changed else 'false') }}
 {% endmacro %}
 
-{# Condition on `month` for the rows that the longest encoding reads for the months to be built. #}
+{# Condition on `month` for the rows that the longest encoding reads for the months to be built; the as-of market that
+   indexed encodings are brought to reads three months. #}
 {% macro months_of_history(changed) %}
-  {% set reach = contract().encodings | map(attribute='months_back') | map('last') | max if execute and changed else 0 %}
+  {% set windows = contract().encodings | map(attribute='months_back') | map('last') | list if execute and changed else [] %}
+  {% set reach = (windows + [3]) | max %}
   {{ return(from_month('month', add_months(changed, '-' ~ reach) if changed)) }}
 {% endmacro %}
 

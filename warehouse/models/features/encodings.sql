@@ -28,33 +28,87 @@ last_month as (
 ),
 
 history as (
-    select *, cast(round({{ log_price() if execute else '0' }} * 1000000) as bigint) as micro_log_price
+    select
+        *,
+        cast(round({{ log_price() if execute else '0' }} * 1000000) as bigint) as micro_log_price
+        {%- for name in compared_columns() %},
+        cast(round({{ name }} * 1000000) as bigint) as micro_{{ name }}
+        {%- endfor %}
     from observations
     where is_price_valid and {{ months_of_history(changed) }}
 )
+{%- if k.encodings | selectattr('indexed', 'defined') | selectattr('indexed') | list %},
+
+market as (
+    select
+        month,
+        count(*) as n,
+        sum(micro_log_price) as micro_log_price,
+        cast(round(sum(micro_log_price) / count(*)) as bigint) as micro_index
+    from history
+    where micro_log_price is not null
+    group by month
+),
+
+market_as_of as (
+    select
+        {{ add_months('market.month', 'back.months_back') }} as month,
+        cast(round(sum(market.micro_log_price) / sum(market.n)) as bigint) as micro_index
+    from market
+    cross join {{ number_series(1, 3) }} as back
+    group by 1
+)
+{%- endif %}
 {%- for key_set in encoding_key_sets() %},
 
 {{ key_set.name }}_monthly as (
-    select {{ encoding_key(key_set['keys']) }} as key_value, month, count(*) as n, sum(micro_log_price) as micro_log_price
+    select
+        {{ encoding_key(key_set['keys']) }} as key_value,
+        month,
+        count(*) as n,
+        sum(micro_log_price) as micro_log_price
+        {%- for name in compared_columns() %},
+        sum(micro_{{ name }}) as micro_{{ name }},
+        count(micro_{{ name }}) as n_{{ name }}
+        {%- endfor %}
     from history
     where micro_log_price is not null
     group by 1, 2
 )
 {%- endfor %}
-{%- for e in k.encodings %},
+{%- for e in k.encodings %}
+{%- set months = e.months_back %}
+{%- set compared = ['source.micro_' ~ e.differs_in, 'source.n_' ~ e.differs_in] if e.differs_in else ['cast(null as bigint)', 'cast(null as bigint)'] %},
 
 {{ e.name }}_sums as (
-    {%- if e.months_back[0] == e.months_back[1] %}
-    select key_value, {{ add_months('month', e.months_back[0]) }} as month, n, micro_log_price
-    from {{ encoding_key_set(e['keys']) }}_monthly
+    {%- if months[0] == months[1] and not e.indexed %}
+    select
+        source.key_value,
+        {{ add_months('source.month', months[0]) }} as month,
+        source.n,
+        source.micro_log_price,
+        {{ compared[0] }} as micro_compared,
+        {{ compared[1] }} as n_compared
+    from {{ encoding_key_set(e['keys']) }}_monthly as source
     {%- else %}
     select
         source.key_value,
         {{ add_months('source.month', 'back.months_back') }} as month,
         sum(source.n) as n,
-        sum(source.micro_log_price) as micro_log_price
+        {%- if e.indexed %}
+        -- each month relative to its own market, then brought to the market as it is known
+        sum(source.micro_log_price + source.n * coalesce(market_as_of.micro_index - market.micro_index, 0)) as micro_log_price,
+        {%- else %}
+        sum(source.micro_log_price) as micro_log_price,
+        {%- endif %}
+        sum({{ compared[0] }}) as micro_compared,
+        sum({{ compared[1] }}) as n_compared
     from {{ encoding_key_set(e['keys']) }}_monthly as source
-    cross join {{ number_series(e.months_back[0], e.months_back[1]) }} as back
+    cross join {{ number_series(months[0], months[1]) }} as back
+    {%- if e.indexed %}
+    inner join market on source.month = market.month
+    left join market_as_of on market_as_of.month = {{ add_months('source.month', 'back.months_back') }}
+    {%- endif %}
     group by 1, 2
     {%- endif %}
 )
@@ -62,12 +116,12 @@ history as (
 
 sums as (
     {%- for e in k.encodings %}
-    select '{{ e.name }}' as encoding, key_value, month, n, micro_log_price from {{ e.name }}_sums
+    select '{{ e.name }}' as encoding, * from {{ e.name }}_sums
     {{ 'union all' if not loop.last }}
     {%- else %}
     select
         cast(null as varchar) as encoding, cast(null as varchar) as key_value, cast(null as date) as month,
-        0 as n, 0 as micro_log_price
+        0 as n, 0 as micro_log_price, 0 as micro_compared, 0 as n_compared
     where false
     {%- endfor %}
 ),
@@ -94,13 +148,14 @@ encoded as (
         wanted.micro_log_price / 1e6 / wanted.n as mean_log_price,
         (wanted.micro_log_price / 1e6 + {{ k.smoothing | default(5.0) }} * (overall.micro_log_price / 1e6 / overall.n))
         / (wanted.n + {{ k.smoothing | default(5.0) }}) as smoothed_log_price,
-        wanted.n / overall.n as frequency
+        wanted.n / overall.n as frequency,
+        wanted.micro_compared / 1e6 / nullif(wanted.n_compared, 0) as mean_compared
     from wanted
     inner join overall on wanted.encoding = overall.encoding and wanted.month = overall.month
 
     union all
 
-    select encoding, {{ unseen }}, month, n, micro_log_price / 1e6 / n, micro_log_price / 1e6 / n, 0.0
+    select encoding, {{ unseen }}, month, n, micro_log_price / 1e6 / n, micro_log_price / 1e6 / n, 0.0, cast(null as double)
     from overall
 ),
 
@@ -113,6 +168,7 @@ final as (
         cast(mean_log_price as double) as mean_log_price,
         cast(smoothed_log_price as double) as smoothed_log_price,
         cast(frequency as double) as frequency,
+        cast(mean_compared as double) as mean_compared,
         cast({{ latest_batch() }} as bigint) as built_through_batch
     from encoded
 )

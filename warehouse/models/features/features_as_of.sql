@@ -40,7 +40,13 @@ encoded as (
         coalesce({{ name }}.smoothed_log_price, unseen.{{ name }}_unseen) as {{ name }}_value,
         {{ name }}.mean_log_price as {{ name }}_mean,
         coalesce({{ name }}.n, 0) as {{ name }}_n,
-        coalesce({{ name }}.frequency, 0) as {{ name }}_frequency
+        coalesce({{ name }}.frequency, 0) as {{ name }}_frequency,
+        {{ name }}.mean_compared as {{ name }}_mean_compared
+        {%- endfor %}
+        {%- for e in k.encodings %}
+        {%- for months in e.changes | default([]) %},
+        {{ e.name }}_{{ months }}m_ago.mean_log_price as {{ e.name }}_{{ months }}m_ago_mean
+        {%- endfor %}
         {%- endfor %}
     from keyed
     left join unseen on keyed.encoding_month = unseen.month
@@ -49,6 +55,12 @@ encoded as (
         on {{ e.name }}.encoding = '{{ e.name }}'
         and {{ e.name }}.month = keyed.encoding_month
         and {{ e.name }}.key_value = {{ encoding_key(e['keys']) }}
+    {%- for months in e.changes | default([]) %}
+    left join encodings as {{ e.name }}_{{ months }}m_ago
+        on {{ e.name }}_{{ months }}m_ago.encoding = '{{ e.name }}'
+        and {{ e.name }}_{{ months }}m_ago.month = {{ add_months('keyed.encoding_month', '-' ~ months) }}
+        and {{ e.name }}_{{ months }}m_ago.key_value = {{ encoding_key(e['keys']) }}
+    {%- endfor %}
     {%- endfor %}
 ),
 
@@ -74,7 +86,8 @@ final as (
         split,
         cast({{ 'price_level + log_size' if k.level else '0.0' }} as double) as target_offset,
         {{ encoded_price(k.persistence | default([])) }} as persistence_price,
-        {{ encoded_price([k.last_year] if k.last_year else []) }} as last_year_price
+        {{ encoded_price([k.last_year] if k.last_year else []) }} as last_year_price,
+        cast({{ history_n() }} as bigint) as history_n
         {%- for feature in feature_columns() %},
         cast({{ feature.expression }} as double) as {{ feature.name }}
         {%- endfor %}

@@ -1,0 +1,217 @@
+"""The real interval models, run by dbt over a hand-built warehouse, against numpy.
+
+Errors are drawn with a spread that depends on area and on how much is known of the place, so that a range that does not
+adapt covers one group too often and the other too rarely.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ml.warehouse import OWNED_TABLES, connect
+from tests.conftest import Home
+
+UPSTREAM = """
+create schema features;
+create schema intermediate;
+create table raw.observations (_file varchar, _row bigint, _loaded_at timestamp, _batch bigint);
+create table features.features (
+    _batch bigint, observation_id varchar, observed_on date, month date, area varchar, locality varchar,
+    price double, is_price_valid boolean, split varchar, target_offset double, persistence_price double,
+    last_year_price double, history_n bigint
+);
+create view training.training_dataset as select * from features.features;
+create table intermediate.int_observations_rejected (
+    _file varchar, _row bigint, _batch bigint, observation_id varchar, reasons varchar[]
+);
+insert into raw.files (file, rows, status, batch, loaded_at) values ('a.csv', 1, 'loaded', 1, '2024-03-05');
+"""
+ROWS = """
+insert into features.features by name
+select 1 as _batch, id as observation_id, month, area, actual as price, is_valid as is_price_valid,
+    case when month < date '2021-07-01' then 'eval' else 'holdout' end as split, target_offset, persistence_price,
+    history_n
+from drawn;
+insert into predictions.predictions by name
+select id as observation_id, 'v1' as model_version, 'model' as kind,
+    case when month < date '2021-07-01' then 'eval' when actual is null then 'to_score' else 'holdout' end as split,
+    month, area, predicted as predicted_price, '2022-03-01' as scored_at, 'r' as run_id
+from drawn;
+"""
+SELECTED = ("confidence_grades", "monitoring_thresholds", "price_deciles", "actuals", "int_prediction_traits+")
+N = 12_000
+MONTHS = 24
+
+
+def drawn() -> dict[str, np.ndarray]:
+    """Two areas, 24 months from 2021-01; the last month has no prices yet."""
+    rng = np.random.default_rng(11)
+    month = rng.integers(0, MONTHS, N)
+    area = rng.integers(0, 2, N)
+    history_n = rng.integers(0, 3, N)
+    predicted = np.exp(rng.normal(12.5, 0.3, N))
+    spread = 0.03 * np.where(area == 1, 2.5, 1.0) * np.where(history_n == 0, 1.6, 1.0)
+    actual = predicted * np.exp(rng.normal(0, spread))
+    actual[month == MONTHS - 1] = np.nan
+    persistence = predicted * np.exp(rng.normal(0, 0.1, N))
+    persistence[history_n == 0] = np.nan
+    return {
+        "i": np.arange(N),
+        "month": month,
+        "area": area,
+        "history_n": history_n,
+        "predicted": predicted,
+        "actual": actual,
+        "persistence": persistence,
+        "target_offset": np.log(predicted) + rng.normal(0, 0.2, N),
+        "is_valid": (rng.random(N) < 0.97) & (month < MONTHS - 1),
+    }
+
+
+def fill(home: Home, rows: dict[str, np.ndarray]) -> None:
+    with connect(home.settings) as connection:
+        connection.execute(OWNED_TABLES + UPSTREAM)
+        connection.register("arrays", pa.table({k: pa.array(v, from_pandas=True) for k, v in rows.items()}))
+        connection.execute(
+            """
+            create temp table drawn as
+            select 'o' || i as id, 'Area ' || area as area, history_n,
+                cast(date '2021-01-01' + to_months(month::int) as date) as month,
+                predicted, actual, persistence as persistence_price, target_offset, is_valid
+            from arrays
+            """
+        )
+        connection.execute(ROWS)
+    home.dbt("build", "--exclude-resource-type", "unit_test", "--select", *SELECTED)
+
+
+@pytest.fixture(scope="module")
+def rows() -> dict[str, np.ndarray]:
+    return drawn()
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path, rows: dict[str, np.ndarray]) -> Home:
+    home = Home(tmp_path_factory.mktemp("intervals"), "housets", dbt_targets / "housets")
+    fill(home, rows)
+    return home
+
+
+def classes(x: np.ndarray, bounds: list[float]) -> np.ndarray:
+    """Class of each number by ascending upper bounds; -1 without a value."""
+    return np.where(np.isnan(x), -1, np.searchsorted(bounds, x, side="left"))
+
+
+def twin(rows: dict[str, np.ndarray], month: int) -> tuple[np.ndarray, dict[str, float]]:
+    """Scale of the month's rows, shape (n,), and the quantiles of the scores that were known before it."""
+    traits = [
+        classes(rows["history_n"].astype(float), [0, 1, 3, 7, 15]),
+        classes(np.abs(np.log(rows["predicted"] / rows["persistence"])), [0.02, 0.05, 0.1, 0.2]),
+        classes(np.abs(np.log(rows["predicted"]) - rows["target_offset"]), [0.1, 0.2, 0.3, 0.5]),
+        rows["area"],
+    ]
+    known = rows["is_valid"] & (rows["month"] < month) & (rows["month"] >= month - 12)
+    asked = rows["month"] == month
+    error = np.abs(np.log(rows["predicted"] / rows["actual"]))
+    overall = error[known].mean()
+    scale = np.full(N, overall)
+    for trait in traits:
+        factor = np.ones(N)
+        for value in np.unique(trait):
+            members = known & (trait == value)
+            n = members.sum()
+            if n:
+                factor[trait == value] = ((error[members] / scale[members]).sum() + 20) / (n + 20)
+        scale = scale * factor
+    scores = np.sort(error[known] / scale[known])
+    shares = {"50": 0.5, "80": 0.8, "95": 0.95, "std": 0.682689}
+    rank = {k: int(np.ceil((len(scores) + 1) * share)) for k, share in shares.items()}
+    return scale[asked], {k: scores[min(r, len(scores)) - 1] for k, r in rank.items()}
+
+
+@pytest.mark.parametrize("month", [6, 12, 18, MONTHS - 1])
+def test_intervals_in_sql_equal_numpy(warehouse: Home, rows: dict[str, np.ndarray], month: int) -> None:
+    scale, quantile = twin(rows, month)
+    found = warehouse.query(
+        f"""
+        select * from predictions.prediction_intervals
+        where month = date '2021-01-01' + to_months({month}) order by substr(observation_id, 2)::bigint
+        """
+    )
+    predicted = rows["predicted"][rows["month"] == month]
+    assert found.num_rows == len(predicted)
+    for level in ("50", "80", "95"):
+        for side, sign in (("lower", -1), ("upper", 1)):
+            expected = predicted * np.exp(sign * scale * quantile[level])
+            np.testing.assert_allclose(found[f"{side}_{level}"].to_numpy(), expected, rtol=1e-6)
+    np.testing.assert_allclose(found["forecast_std_pct"], 100 * np.expm1(scale * quantile["std"]), rtol=1e-6)
+
+
+def test_ranges_never_cross_and_grades_follow_the_forecast_standard_deviation(warehouse: Home) -> None:
+    assert (
+        warehouse.one(
+            """
+        select count(*) from predictions.prediction_intervals
+        where not (0 < lower_95 and lower_95 <= lower_80 and lower_80 <= lower_50 and lower_50 < predicted_price
+            and predicted_price < upper_50 and upper_50 <= upper_80 and upper_80 <= upper_95)
+        """
+        )
+        == 0
+    )
+    grades = warehouse.query(
+        """
+        select grade, min(forecast_std_pct) as least, max(forecast_std_pct) as greatest
+        from predictions.prediction_intervals group by grade order by grade
+        """
+    ).to_pylist()
+    bounds = {"A": (0, 4.5), "B": (4.5, 6.5), "C": (6.5, 9), "D": (9, np.inf)}
+    assert [g["grade"] for g in grades] == list("ABCD")
+    assert all(bounds[g["grade"]][0] < g["least"] <= g["greatest"] <= bounds[g["grade"]][1] for g in grades), grades
+
+
+def test_coverage_holds_in_every_area_although_their_errors_differ(warehouse: Home) -> None:
+    found = warehouse.query(
+        """
+        select segment, level_pct, n, coverage_pct, mean_width_pct, status from monitoring.interval_coverage
+        where segment_type = 'area' order by segment, level_pct
+        """
+    ).to_pylist()
+    assert [(r["segment"], r["level_pct"]) for r in found] == [
+        (a, q) for a in ("Area 0", "Area 1") for q in (50, 80, 95)
+    ]
+    assert all(abs(r["coverage_pct"] - r["level_pct"]) < 3 and r["status"] == "pass" for r in found), found
+    assert found[4]["mean_width_pct"] > 2 * found[1]["mean_width_pct"]
+
+
+def test_coverage_is_counted_as_numpy_counts_it(warehouse: Home) -> None:
+    joined = warehouse.query(
+        """
+        select actual_price, lower_80, upper_80 from predictions.prediction_intervals
+        inner join predictions.actuals using (observation_id) where is_price_valid
+        """
+    )
+    actual, lower, upper = (joined[c].to_numpy() for c in ("actual_price", "lower_80", "upper_80"))
+    row = warehouse.query(
+        "select n, coverage_pct from monitoring.interval_coverage where segment_type = 'all' and level_pct = 80"
+    ).to_pylist()[0]
+    assert row["n"] == len(actual)
+    assert row["coverage_pct"] == pytest.approx(100 * np.mean((actual >= lower) & (actual <= upper)))
+
+
+def test_a_price_never_changes_the_range_of_its_own_month_or_an_earlier_one(
+    warehouse: Home, rows: dict[str, np.ndarray], tmp_path: Path, dbt_targets: Path
+) -> None:
+    edited = Home(tmp_path, "housets", dbt_targets / "housets")
+    prices = np.where(rows["month"] == 15, rows["actual"] * 3, rows["actual"])
+    fill(edited, {**rows, "actual": prices})
+
+    def ranges(home: Home, condition: str) -> pa.Table:
+        return home.query(f"select * from predictions.prediction_intervals where {condition} order by observation_id")
+
+    before, after = "month <= date '2022-04-01'", "month > date '2022-04-01'"
+    assert ranges(edited, before).equals(ranges(warehouse, before))
+    assert not ranges(edited, after).equals(ranges(warehouse, after))

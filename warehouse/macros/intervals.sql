@@ -1,0 +1,30 @@
+{#
+  Prediction intervals: traits that scale them, and levels. A trait's factor is estimated on what the traits before it
+  leave, so the last one (the area) is calibrated best.
+#}
+
+{% macro interval_traits() %}{{ return(['history', 'surprise', 'rarity', 'area']) }}{% endmacro %}
+
+{# Name, share covered and column of each level; std is the share of a normal distribution within one deviation. #}
+{% macro interval_levels() %}
+  {{ return([
+      {'name': '50', 'share': 0.5, 'column': 'q_50'},
+      {'name': '80', 'share': 0.8, 'column': 'q_80'},
+      {'name': '95', 'share': 0.95, 'column': 'q_95'},
+      {'name': 'std', 'share': 0.682689, 'column': 'q_std'},
+  ]) }}
+{% endmacro %}
+
+{# Class of a number by ascending upper bounds: '1' is at most the first; 'unknown' without a value. #}
+{% macro class_of(x, bounds) -%}
+        case
+            when {{ x }} is null then 'unknown'
+            {%- for bound in bounds %}
+            when {{ x }} <= {{ bound }} then '{{ loop.index }}'
+            {%- endfor %}
+            else '{{ bounds | length + 1 }}'
+        end
+{%- endmacro %}
+
+{# Mean whose sum is exact, so that it does not depend on the order of rows. #}
+{% macro exact_mean(x) %}{{ return('sum(cast(round(1e9 * ' ~ x ~ ') as bigint)) / 1e9 / count(*)') }}{% endmacro %}

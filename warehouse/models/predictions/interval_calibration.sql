@@ -1,0 +1,183 @@
+{{ config(materialized='table') }}
+
+-- Split conformal prediction with a local scale (Lei et al. 2018, Distribution-Free Predictive Inference for
+-- Regression, section 5.2), from the errors that were known before each month: those of the last months with prices.
+{%- set window_months = 12 %}
+{%- set shrinkage = 20 %}
+with traits as (
+    select * from {{ ref('int_prediction_traits') }}
+),
+
+actuals as (
+    select * from {{ ref('actuals') }}
+    where is_price_valid and actual_price > 0
+),
+
+errors as (
+    select
+        traits.*,
+        abs(ln(traits.predicted_price / actuals.actual_price)) as log_error
+    from traits
+    inner join actuals on traits.observation_id = actuals.observation_id
+),
+
+scored as (
+    select
+        model_version,
+        month
+    from traits
+    where split <> 'eval'
+    group by model_version, month
+),
+
+{%- if contract().observed_on %}
+
+-- a month without earlier prices of its own uses the latest there are
+windows as (
+    select
+        scored.model_version,
+        scored.month as known_in,
+        max(errors.month) as known_through
+    from scored
+    inner join errors on scored.model_version = errors.model_version and scored.month > errors.month
+    group by scored.model_version, scored.month
+),
+
+known as (
+    select
+        windows.known_in,
+        errors.*
+    from errors
+    inner join windows
+        on
+            errors.model_version = windows.model_version
+            and errors.month <= windows.known_through
+            and errors.month > {{ add_months('windows.known_through', '-' ~ window_months) }}
+),
+{%- else %}
+
+-- without dates, the evaluation rows are what was known before
+known as (
+    select
+        scored.month as known_in,
+        errors.*
+    from errors
+    inner join scored on errors.model_version = scored.model_version
+    where errors.split = 'eval'
+),
+{%- endif %}
+
+overall as (
+    select
+        model_version,
+        known_in,
+        count(*) as n,
+        {{ exact_mean('log_error') }} as factor
+    from known
+    group by model_version, known_in
+),
+
+scaled_0 as (
+    select
+        known.*,
+        overall.factor as scale
+    from known
+    inner join overall on known.model_version = overall.model_version and known.known_in = overall.known_in
+),
+
+{%- for trait in interval_traits() %}
+
+-- errors of the class relative to what the classes before it let expect, drawn towards 1 where there are few
+by_{{ trait }} as (
+    select
+        model_version,
+        known_in,
+        {{ trait }} as class,
+        count(*) as n,
+        ({{ exact_mean('log_error / nullif(scale, 0)') }} * count(*) + {{ shrinkage }})
+        / (count(*) + {{ shrinkage }}) as factor
+    from scaled_{{ loop.index0 }}
+    group by model_version, known_in, {{ trait }}
+),
+
+scaled_{{ loop.index }} as (
+    select
+        before.* exclude (scale),
+        before.scale * coalesce(by_{{ trait }}.factor, 1) as scale
+    from scaled_{{ loop.index0 }} as before
+    inner join by_{{ trait }}
+        on
+            before.model_version = by_{{ trait }}.model_version
+            and before.known_in = by_{{ trait }}.known_in
+            and before.{{ trait }} = by_{{ trait }}.class
+),
+{%- endfor %}
+
+ranked as (
+    select
+        model_version,
+        known_in,
+        log_error / nullif(scale, 0) as score,
+        row_number() over (partition by model_version, known_in order by log_error / nullif(scale, 0)) as score_rank,
+        count(*) over (partition by model_version, known_in) as n
+    from scaled_{{ interval_traits() | length }}
+),
+
+-- the smallest score that covers the share with one more row at hand; the largest where there are too few rows
+quantiles as (
+    {%- for level in interval_levels() %}
+    select
+        model_version,
+        known_in,
+        '{{ level.name }}' as class,
+        max(n) as n,
+        coalesce(min(case when score_rank >= ceil((n + 1) * {{ level.share }}) then score end), max(score)) as factor
+    from ranked
+    group by model_version, known_in
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
+),
+
+together as (
+    select
+        model_version,
+        known_in,
+        'overall' as trait,
+        'all' as class,
+        n,
+        factor
+    from overall
+    {%- for trait in interval_traits() %}
+    union all
+    select
+        model_version,
+        known_in,
+        '{{ trait }}' as trait,
+        class,
+        n,
+        factor
+    from by_{{ trait }}
+    {%- endfor %}
+    union all
+    select
+        model_version,
+        known_in,
+        'quantile' as trait,
+        class,
+        n,
+        factor
+    from quantiles
+),
+
+final as (
+    select
+        model_version,
+        known_in as month,
+        trait,
+        class,
+        n,
+        factor
+    from together
+)
+
+select * from final
