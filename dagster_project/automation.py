@@ -15,6 +15,11 @@ from dagster_project.resources import Housing
 PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
 MODEL_VERSIONS = dg.AssetKey(["training", "model_versions"])
 
+#: What is made month by month, of the champion.
+SCORED = dg.AssetSelection.assets(
+    PREDICTIONS, dg.AssetKey(["predictions", "explanations"]), dg.AssetKey(["predictions", "comparables"])
+)
+
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
@@ -23,7 +28,7 @@ TRAINING = dg.AssetSelection.assets(MODEL_VERSIONS).upstream()
 
 land_job = dg.define_asset_job(
     "land",
-    dg.AssetSelection.all() - dg.AssetSelection.assets(PREDICTIONS, MODEL_VERSIONS),
+    dg.AssetSelection.all() - SCORED - dg.AssetSelection.assets(MODEL_VERSIONS),
     description="Load what landed, rebuild what it touches, publish. Trains nothing, scores nothing.",
 )
 train_job = dg.define_asset_job(
@@ -32,11 +37,11 @@ train_job = dg.define_asset_job(
 score_job = dg.define_asset_job(
     "score",
     dg.AssetSelection.all() - TRAINING,
-    description="Score months with the champion, compare with actual prices, publish.",
+    description="Score months with the champion, explain them, compare with actual prices, publish.",
 )
 monitor_job = dg.define_asset_job(
     "monitor",
-    dg.AssetSelection.all() - TRAINING - dg.AssetSelection.assets(PREDICTIONS),
+    dg.AssetSelection.all() - TRAINING - SCORED,
     description="Compare predictions with actual prices and publish, without scoring.",
 )
 JOBS = [land_job, train_job, score_job, monitor_job]

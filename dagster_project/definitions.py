@@ -11,6 +11,7 @@ import dagster as dg
 
 from dagster_project import automation
 from dagster_project.predictions.assets import prediction_assets
+from dagster_project.predictions.explanations import explanation_assets
 from dagster_project.published.assets import snapshot
 from dagster_project.raw.assets import raw_assets
 from dagster_project.resources import Housing, dbt_resource, prepare_environment
@@ -31,6 +32,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             transform_assets(settings),
             model_versions,
             prediction_assets(contract),
+            explanation_assets(contract),
             snapshot,
         ],
         jobs=automation.JOBS,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.transform.project import fingerprint, project_files
-from ml.contract import load, month_date
+from ml.contract import month_date
 from ml.settings import PROJECT_ROOT, Settings
 from ml.warehouse import connect, warehouse_lock
 
@@ -161,11 +161,11 @@ class _Session:
             raise PipelineError(_reason(result))
 
     def score_pending(self) -> None:
-        """Score every month that has rows without a prediction of the champion."""
-        from ml.score import pending_months
+        """Score and explain every month that has rows without a prediction or reasons of the champion."""
+        from ml.explain import pending_months
 
         with connect(self._settings) as connection:
-            months = pending_months(connection, self._settings, load(self._settings.dataset))
+            months = pending_months(connection)
         if months:
             self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
         else:

@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
-from ml.registry import ModelVersion, champion, load_bundle
+from ml.registry import ModelVersion, load_bundle
 from ml.settings import Settings
-from ml.warehouse import quoted, transaction
+from ml.warehouse import months_in, quoted, transaction
 
 BATCH_ROWS = 65_536  # rows in memory at a time
 MONTHS_PER_TRANSACTION = 12  # a commit costs as much as scoring thousands of rows
@@ -96,7 +96,7 @@ def _score(
         reader = reading.execute(
             f"""
             select {columns}, price is not null as is_priced
-            from features.features where month in {_list(months)} and {_to_score(version)}
+            from features.features where month in {months_in(months)} and {_to_score(version)}
             """
         ).to_arrow_reader(BATCH_ROWS)
         for batch in reader:
@@ -124,12 +124,6 @@ def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion
         {"version": version.model_version},
     ).fetchall()
     return [month for (month,) in rows]
-
-
-def pending_months(connection: duckdb.DuckDBPyConnection, settings: Settings, contract: Contract) -> list[date]:
-    """``scorable_months`` of the champion; none when there is no champion."""
-    version = champion(connection)
-    return scorable_months(connection, version) if version else []
 
 
 def write_eval_predictions(
@@ -165,19 +159,15 @@ def _to_score(version: ModelVersion) -> str:
     return f"(month > date '{version.trained_through}' or price is null)"
 
 
-def _list(months: Sequence[date]) -> str:
-    return "(" + ", ".join(f"date '{month}'" for month in months) + ")"
-
-
 def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, months: Sequence[date]) -> None:
     """Delete the version's predictions of months, and what their rows left in others where a date was corrected."""
     mine = f"model_version in ('{version.model_version}', '{version.linear_version}')"
     connection.execute(
         f"""
         delete from predictions.predictions where {mine} and (
-            (month in {_list(months)} and split <> 'eval')
+            (month in {months_in(months)} and split <> 'eval')
             or observation_id in (
-                select observation_id from features.features where month in {_list(months)} and {_to_score(version)}
+                select observation_id from features.features where month in {months_in(months)} and {_to_score(version)}
             )
         )
         """
@@ -226,7 +216,7 @@ def _counts(
     found = connection.execute(
         f"""
         select month, count(*) filter ({_to_score(version)}), count(*)
-        from features.features where month in {_list(months)} group by month
+        from features.features where month in {months_in(months)} group by month
         """
     ).fetchall()
     for month, to_score, n in found:

@@ -9,9 +9,9 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import duckdb
 
@@ -45,6 +45,15 @@ create table if not exists predictions.predictions (
     observed_on date, month date not null, area varchar, locality varchar, predicted_price double,
     built_through_batch bigint, scored_at timestamp not null, run_id varchar not null
     -- the key (observation_id, model_version) is a dbt test: keeping an index costs more than scoring does
+);
+create table if not exists predictions.explanations (
+    observation_id varchar not null, model_version varchar not null, month date not null, feature varchar not null,
+    contribution double not null, rank integer not null, built_through_batch bigint
+);
+create table if not exists predictions.comparables (
+    observation_id varchar not null, model_version varchar not null, month date not null, rank integer not null,
+    comparable_id varchar not null, similarity double not null, sold_month date not null, price double not null,
+    adjusted_price double not null
 );
 """
 
@@ -91,6 +100,11 @@ def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> 
     connection.execute(f"create table if not exists raw.observations ({definition})")
     for name, kind in columns.items():
         connection.execute(f"alter table raw.observations add column if not exists {quoted(name)} {kind}")
+
+
+def months_in(months: Sequence[date]) -> str:
+    """SQL list of months, to stand behind ``in``."""
+    return "(" + ", ".join(f"date '{month}'" for month in months) + ")"
 
 
 @contextmanager

@@ -134,6 +134,10 @@ def build(connection: duckdb.DuckDBPyConnection) -> None:
         group by all
         """
     )
+    connection.execute(
+        "insert into features.encodings select encoding, '__unseen__', month, sum(n), "
+        "round(sum(n * mean_log_price), 6) / sum(n) from features.encodings group by encoding, month"
+    )
     for statement in filter(str.strip, VIEWS.split(";")):
         connection.execute(statement)
     connection.execute(

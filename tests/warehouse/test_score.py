@@ -26,7 +26,7 @@ from ml.registry import (
     train_and_register,
     versions,
 )
-from ml.score import ScoringError, pending_months, scorable_months, score_month, score_months
+from ml.score import ScoringError, scorable_months, score_month, score_months
 from ml.settings import PROJECT_ROOT, Settings
 from ml.train import Progress
 from ml.warehouse import connect
@@ -85,6 +85,11 @@ def score(connection: duckdb.DuckDBPyConnection, settings: Settings, *months: da
     version = champion(connection)
     assert version
     return score_months(connection, settings, toy.CONTRACT, version, months, run_id="test")
+
+
+def pending_months(connection: duckdb.DuckDBPyConnection) -> list[date]:
+    version = champion(connection)
+    return scorable_months(connection, version) if version else []
 
 
 def count(connection: duckdb.DuckDBPyConnection, where: str = "true") -> int:
@@ -177,10 +182,10 @@ def test_a_version_below_its_gate_is_registered_with_reasons_and_nothing_is_prom
 
 
 def test_without_a_champion_nothing_is_to_be_scored(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
-    assert pending_months(warehouse, settings, toy.CONTRACT) == []
+    assert pending_months(warehouse) == []
     train(warehouse, settings, STRICT)
     assert champion(warehouse) is None
-    assert pending_months(warehouse, settings, toy.CONTRACT) == []
+    assert pending_months(warehouse) == []
 
 
 def test_the_next_champion_remembers_whom_it_followed(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
@@ -386,13 +391,13 @@ def test_rows_without_a_price_are_scored_in_any_month(
         "update features.features set price = null, is_price_valid = false "
         "where month in ('2021-05-01', '2021-07-01') and size < 60"
     )
-    assert MAY in pending_months(trained, trained_home, toy.CONTRACT)
+    assert MAY in pending_months(trained)
     scored = score(trained, trained_home, MAY, JULY)
     assert 0 < scored[MAY] < 60
     assert scored[JULY] == 60
     assert count(trained, "month = '2021-05-01' and split = 'to_score' and model_version = 'v1'") == scored[MAY]
     assert count(trained, "month = '2021-07-01' and split = 'holdout' and model_version = 'v1'") < 60
-    assert pending_months(trained, trained_home, toy.CONTRACT)[0] == AUGUST
+    assert pending_months(trained)[0] == AUGUST
 
 
 def test_a_row_that_moved_to_another_month_has_one_prediction(
@@ -402,7 +407,7 @@ def test_a_row_that_moved_to_another_month_has_one_prediction(
     one = trained.execute("select min(observation_id) from features.features where month = '2021-07-01'").fetchone()
     assert one
     trained.execute("update features.features set month = '2021-08-01' where observation_id = ?", list(one))
-    assert pending_months(trained, trained_home, toy.CONTRACT)[:2] == [JULY, AUGUST]
+    assert pending_months(trained)[:2] == [JULY, AUGUST]
     assert score(trained, trained_home, AUGUST, JULY) == {AUGUST: 61, JULY: 59}
     months = trained.execute(
         "select month from predictions.predictions where model_version = 'v1' and observation_id = ?", list(one)
@@ -414,14 +419,14 @@ def test_a_month_is_pending_until_it_is_scored_and_again_when_it_was_rebuilt(
     trained: duckdb.DuckDBPyConnection, trained_home: Settings
 ) -> None:
     def pending() -> list[str]:
-        return [f"{month:%Y-%m}" for month in pending_months(trained, trained_home, toy.CONTRACT)]
+        return [f"{month:%Y-%m}" for month in pending_months(trained)]
 
     assert pending() == ["2021-07", "2021-08", "2021-09", "2021-10", "2021-11", "2021-12"]
-    score(trained, trained_home, *pending_months(trained, trained_home, toy.CONTRACT))
+    score(trained, trained_home, *pending_months(trained))
     assert pending() == []
     trained.execute("update features.features set built_through_batch = 2 where month >= '2021-11-01'")
     assert pending() == ["2021-11", "2021-12"]
-    score(trained, trained_home, *pending_months(trained, trained_home, toy.CONTRACT))
+    score(trained, trained_home, *pending_months(trained))
     assert pending() == []
     trained.execute("delete from features.features where month = '2021-12-01'")
     assert pending() == ["2021-12"]

@@ -1,0 +1,58 @@
+"""Reasons and comparables of scored months as monthly partitioned assets. How they are made: ``ml/explain.py``."""
+
+from collections.abc import Iterator
+from datetime import date
+
+import dagster as dg
+
+from dagster_project.predictions.assets import KEY as PREDICTIONS
+from dagster_project.predictions.partitions import scoring_months
+from dagster_project.progress import progress
+from dagster_project.resources import POOL, Housing
+from ml.contract import Contract
+from ml.explain import explain_months, unexplained_months
+from ml.registry import champion
+
+
+def explanation_assets(contract: Contract) -> dg.AssetsDefinition:
+    """Both tables of one dataset; they are written together, month by month."""
+
+    @dg.multi_asset(
+        name="explanations",
+        specs=[
+            dg.AssetSpec(
+                ["predictions", "explanations"],
+                deps=[PREDICTIONS],
+                group_name="predictions",
+                kinds={"xgboost", "duckdb"},
+                description="What each feature adds to each predicted price, in currency (SHAP).",
+            ),
+            dg.AssetSpec(
+                ["predictions", "comparables"],
+                deps=[PREDICTIONS],
+                group_name="predictions",
+                kinds={"xgboost", "duckdb"},
+                description="The most similar earlier sales of each scored home, at the prices of the valuation month.",
+            ),
+        ],
+        partitions_def=scoring_months(contract),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        pool=POOL,
+    )
+    def explanations(context: dg.AssetExecutionContext, housing: Housing) -> Iterator[dg.MaterializeResult]:
+        first, last = (date.fromisoformat(key) for key in context.partition_key_range)
+        with housing.write(context) as connection:
+            version = champion(connection)
+            months = unexplained_months(connection, version) if version else []
+            months = [month for month in months if first <= month <= last]
+            rows = {}
+            if version and months:
+                report = progress(context, f"explain {len(months)} months of {version.model_version}")
+                rows = explain_months(connection, housing.settings, housing.contract, version, months, progress=report)
+        for name in ("explanations", "comparables"):
+            yield dg.MaterializeResult(
+                asset_key=["predictions", name],
+                metadata={"predictions_explained": sum(rows.values()), "months_explained": len(rows)},
+            )
+
+    return explanations

@@ -1,0 +1,170 @@
+"""Why a prediction is what it is: SHAP contributions in currency and similar sales, month by month.
+
+Writes ``predictions.explanations`` and ``predictions.comparables``.
+
+XGBoost explains the logarithm of the price; contributions to a logarithm become amounts that add up to the price by the
+logarithmic mean (LMDI, Ang 2004, Decomposition analysis for policymaking in energy): where phi is the contribution to
+the logarithm and base = exp(bias + offset), ``phi * (price - base) / ln(price / base)``. Global importance is SQL over
+this table; how similar sales are found is in ``ml/comparables.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from datetime import date
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import xgboost as xgb
+
+from ml import comparables
+from ml.bundle import Bundle, feature_matrix
+from ml.contract import Contract
+from ml.registry import ModelVersion, champion, load_bundle
+from ml.score import scorable_months
+from ml.settings import Settings
+from ml.warehouse import months_in, quoted, transaction
+
+BATCH_ROWS = 4_096  # small, so that progress shows: explaining costs a hundred times what predicting does
+BASE = "(price level)"  # name of the part that no feature of the row explains; no column can have it
+
+
+def explain_months(
+    connection: duckdb.DuckDBPyConnection,
+    settings: Settings,
+    contract: Contract,
+    version: ModelVersion,
+    months: Sequence[date],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[date, int]:
+    """Explain the version's predictions of some months, replacing what stood; returns predictions by month.
+
+    Each month is one transaction. ``progress`` is told predictions done and predictions in all.
+    """
+    if not months:
+        return {}
+    bundle = load_bundle(settings, version)
+    counts = dict.fromkeys(months, 0) | dict(
+        connection.execute(
+            f"select month, count(*) from ({_explained(version)}) where month in {months_in(months)} group by month"
+        ).fetchall()
+    )
+    done, total = 0, sum(counts.values())
+    sales = comparables.sales(connection, bundle, contract, months)
+    for month in months:
+        homes = comparables.subjects(connection, bundle, contract, month)
+        similar = comparables.find(homes, sales, contract, month, threads=settings.threads)
+        # a second connection reads while the first writes; both see the warehouse as it stands now
+        with closing(connection.cursor()) as reading, transaction(connection):
+            for table in ("explanations", "comparables"):
+                connection.execute(
+                    f"delete from predictions.{table} where model_version = ? and month = ?",
+                    [version.model_version, month],
+                )
+            _insert(connection, "comparables", version, month, similar)
+            columns = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
+            reader = reading.execute(
+                f"""
+                select p.observation_id, p.built_through_batch, p.predicted_price, f.target_offset, {columns}
+                from ({_explained(version)}) as p
+                inner join features.features as f on p.observation_id = f.observation_id
+                where p.month = ? order by p.observation_id
+                """,
+                [month],
+            ).to_arrow_reader(BATCH_ROWS)
+            for batch in reader:
+                _insert(connection, "explanations", version, month, _explanations(bundle, batch))
+                done += batch.num_rows
+                if progress:
+                    progress(done, total)
+    return counts
+
+
+def unexplained_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:
+    """Months with predictions that are not explained as they stand now, or with explanations of predictions gone."""
+    rows = connection.execute(
+        f"""
+        select coalesce(p.month, e.month) as month
+        from ({_explained(version)}) as p
+        full outer join (
+            select * from predictions.explanations where model_version = $version and feature = $base
+        ) as e
+            on p.observation_id = e.observation_id and p.month = e.month
+            and p.built_through_batch = e.built_through_batch
+        where p.observation_id is null or e.observation_id is null
+        group by 1 order by 1
+        """,
+        {"version": version.model_version, "base": BASE},
+    ).fetchall()
+    return [month for (month,) in rows]
+
+
+def pending_months(connection: duckdb.DuckDBPyConnection) -> list[date]:
+    """Months in which the champion has something to score or to explain; none without a champion."""
+    version = champion(connection)
+    if version is None:
+        return []
+    return sorted({*scorable_months(connection, version), *unexplained_months(connection, version)})
+
+
+def contributions(bundle: Bundle, x: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Amounts that add up to each row's price, float64 of shape (n, features + 1); the last column is BASE.
+
+    ``x`` is the feature matrix of shape (n, features), ``offset`` the log of the as-of price level, shape (n,).
+    """
+    phi = bundle.booster.predict(xgb.DMatrix(x), pred_contribs=True, validate_features=False).astype(np.float64)
+    base = np.exp(phi[:, -1] + offset)
+    log_ratio = phi[:, :-1].sum(axis=1)
+    # (price - base) / ln(price / base), which is base itself where both are equal
+    mean = base * np.divide(np.expm1(log_ratio), log_ratio, out=np.ones_like(base), where=log_ratio != 0)
+    return np.column_stack([phi[:, :-1] * mean[:, None], base])
+
+
+def _explained(version: ModelVersion) -> str:
+    """The predictions that are explained: scored rows that have a price."""
+    return (
+        "select observation_id, month, predicted_price, built_through_batch from predictions.predictions "
+        f"where model_version = '{version.model_version}' and split <> 'eval' and predicted_price is not null"
+    )
+
+
+def _explanations(bundle: Bundle, batch: pa.RecordBatch) -> pa.Table:
+    """One row per prediction and feature: observation_id, feature, contribution, rank, built_through_batch."""
+    features = [*bundle.features_used, BASE]
+    n, width = batch.num_rows, len(features)
+    amounts = contributions(
+        bundle,
+        feature_matrix(batch, bundle.features_used),
+        batch.column("target_offset").to_numpy(zero_copy_only=False),
+    )
+    # the base is rank 0, features follow by size; a stable order, so that the same rows come out twice
+    order = np.argsort(-np.abs(amounts[:, :-1]), axis=1, kind="stable")
+    rank = np.zeros((n, width), dtype=np.int32)
+    np.put_along_axis(rank, order, np.arange(1, width, dtype=np.int32)[None, :], axis=1)
+    return pa.table(
+        {
+            "observation_id": pa.DictionaryArray.from_arrays(
+                pa.array(np.repeat(np.arange(n, dtype=np.int32), width)), batch.column("observation_id")
+            ),
+            "feature": pa.DictionaryArray.from_arrays(
+                pa.array(np.tile(np.arange(width, dtype=np.int32), n)), pa.array(features)
+            ),
+            "contribution": amounts.ravel(),
+            "rank": rank.ravel(),
+            "built_through_batch": np.repeat(batch.column("built_through_batch").to_numpy(zero_copy_only=False), width),
+        }
+    )
+
+
+def _insert(
+    connection: duckdb.DuckDBPyConnection, table: str, version: ModelVersion, month: date, rows: pa.Table
+) -> None:
+    connection.register("explained", rows)
+    connection.execute(
+        f"insert into predictions.{table} by name select *, ? as model_version, ?::date as month from explained",
+        [version.model_version, month],
+    )
+    connection.unregister("explained")
