@@ -10,14 +10,12 @@ this table; how similar sales are found is in ``ml/comparables.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import xgboost as xgb
 
 from ml import comparables
 from ml.bundle import Bundle, feature_matrix
@@ -25,9 +23,10 @@ from ml.contract import Contract
 from ml.registry import ModelVersion, champion, load_bundle
 from ml.score import scorable_months
 from ml.settings import Settings
+from ml.treeshap import shap_values
 from ml.warehouse import months_in, quoted, transaction
 
-BATCH_ROWS = 4_096  # small, so that progress shows: explaining costs a hundred times what predicting does
+BLOCK_ROWS = 65_536  # explained at a time: what is prepared of each tree serves them all
 BASE = "(price level)"  # name of the part that no feature of the row explains; no column can have it
 
 
@@ -54,32 +53,32 @@ def explain_months(
     )
     done, total = 0, sum(counts.values())
     sales = comparables.sales(connection, bundle, contract, months)
-    for month in months:
-        homes = comparables.subjects(connection, bundle, contract, month)
-        similar = comparables.find(homes, sales, contract, month, threads=settings.threads)
-        # a second connection reads while the first writes; both see the warehouse as it stands now
-        with closing(connection.cursor()) as reading, transaction(connection):
-            for table in ("explanations", "comparables"):
-                connection.execute(
-                    f"delete from predictions.{table} where model_version = ? and month = ?",
-                    [version.model_version, month],
-                )
-            _insert(connection, "comparables", version, month, similar)
-            columns = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
-            reader = reading.execute(
-                f"""
-                select p.observation_id, p.built_through_batch, p.predicted_price, f.target_offset, {columns}
-                from ({_explained(version)}) as p
-                inner join features.features as f on p.observation_id = f.observation_id
-                where p.month = ? order by p.observation_id
-                """,
-                [month],
-            ).to_arrow_reader(BATCH_ROWS)
-            for batch in reader:
-                _insert(connection, "explanations", version, month, _explanations(bundle, batch))
-                done += batch.num_rows
-                if progress:
-                    progress(done, total)
+    for block in _blocks(counts):
+        rows = _read(connection, bundle, version, block)
+
+        def told(trees: int, of: int, before: int = done, n: int = rows.num_rows) -> None:
+            if progress:
+                progress(before + n * trees // of, total)
+
+        amounts = contributions(
+            bundle,
+            feature_matrix(rows, bundle.features_used),
+            rows["target_offset"].to_numpy(),
+            threads=settings.threads,
+            progress=told,
+        )
+        first = 0
+        for month in block:
+            part = slice(first, first + counts[month])
+            first = part.stop
+            homes = comparables.subjects(connection, bundle, contract, month)
+            similar = comparables.find(homes, sales, contract, month, threads=settings.threads)
+            reasons = _explanations(bundle, rows.slice(part.start, counts[month]), amounts[part])
+            with transaction(connection):
+                _replace(connection, "comparables", version, month, similar)
+                # last: a month is explained when its reasons stand
+                _replace(connection, "explanations", version, month, reasons)
+        done += rows.num_rows
     return counts
 
 
@@ -110,17 +109,51 @@ def pending_months(connection: duckdb.DuckDBPyConnection) -> list[date]:
     return sorted({*scorable_months(connection, version), *unexplained_months(connection, version)})
 
 
-def contributions(bundle: Bundle, x: np.ndarray, offset: np.ndarray) -> np.ndarray:
+def contributions(
+    bundle: Bundle,
+    x: np.ndarray,
+    offset: np.ndarray,
+    *,
+    threads: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
     """Amounts that add up to each row's price, float64 of shape (n, features + 1); the last column is BASE.
 
     ``x`` is the feature matrix of shape (n, features), ``offset`` the log of the as-of price level, shape (n,).
+    ``progress`` is told trees done and trees in all.
     """
-    phi = bundle.booster.predict(xgb.DMatrix(x), pred_contribs=True, validate_features=False).astype(np.float64)
+    phi = shap_values(bundle.booster, x, threads=threads, progress=progress)
     base = np.exp(phi[:, -1] + offset)
     log_ratio = phi[:, :-1].sum(axis=1)
     # (price - base) / ln(price / base), which is base itself where both are equal
     mean = base * np.divide(np.expm1(log_ratio), log_ratio, out=np.ones_like(base), where=log_ratio != 0)
     return np.column_stack([phi[:, :-1] * mean[:, None], base])
+
+
+def _blocks(counts: dict[date, int]) -> Iterator[list[date]]:
+    """Months in order, as many together as stay below BLOCK_ROWS rows, at least one."""
+    block: list[date] = []
+    for month in sorted(counts):
+        if block and sum(counts[m] for m in block) + counts[month] > BLOCK_ROWS:
+            yield block
+            block = []
+        block.append(month)
+    yield block
+
+
+def _read(
+    connection: duckdb.DuckDBPyConnection, bundle: Bundle, version: ModelVersion, months: Sequence[date]
+) -> pa.Table:
+    """Features of the version's predictions of some months, month by month."""
+    columns = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
+    return connection.execute(
+        f"""
+        select p.observation_id, p.built_through_batch, f.target_offset, {columns}
+        from ({_explained(version)}) as p
+        inner join features.features as f on p.observation_id = f.observation_id
+        where p.month in {months_in(months)} order by p.month, p.observation_id
+        """
+    ).to_arrow_table()
 
 
 def _explained(version: ModelVersion) -> str:
@@ -131,40 +164,38 @@ def _explained(version: ModelVersion) -> str:
     )
 
 
-def _explanations(bundle: Bundle, batch: pa.RecordBatch) -> pa.Table:
+def _explanations(bundle: Bundle, rows: pa.Table, amounts: np.ndarray) -> pa.Table:
     """One row per prediction and feature: observation_id, feature, contribution, rank, built_through_batch."""
     features = [*bundle.features_used, BASE]
-    n, width = batch.num_rows, len(features)
-    amounts = contributions(
-        bundle,
-        feature_matrix(batch, bundle.features_used),
-        batch.column("target_offset").to_numpy(zero_copy_only=False),
-    )
+    n, width = amounts.shape
     # the base is rank 0, features follow by size; a stable order, so that the same rows come out twice
     order = np.argsort(-np.abs(amounts[:, :-1]), axis=1, kind="stable")
     rank = np.zeros((n, width), dtype=np.int32)
     np.put_along_axis(rank, order, np.arange(1, width, dtype=np.int32)[None, :], axis=1)
+    ids = rows["observation_id"].combine_chunks()
     return pa.table(
         {
             "observation_id": pa.DictionaryArray.from_arrays(
-                pa.array(np.repeat(np.arange(n, dtype=np.int32), width)), batch.column("observation_id")
+                pa.array(np.repeat(np.arange(n, dtype=np.int32), width)), ids
             ),
             "feature": pa.DictionaryArray.from_arrays(
                 pa.array(np.tile(np.arange(width, dtype=np.int32), n)), pa.array(features)
             ),
             "contribution": amounts.ravel(),
             "rank": rank.ravel(),
-            "built_through_batch": np.repeat(batch.column("built_through_batch").to_numpy(zero_copy_only=False), width),
+            "built_through_batch": np.repeat(rows["built_through_batch"].to_numpy(), width),
         }
     )
 
 
-def _insert(
+def _replace(
     connection: duckdb.DuckDBPyConnection, table: str, version: ModelVersion, month: date, rows: pa.Table
 ) -> None:
+    """Put rows in the place of a month's; the caller's transaction."""
+    key = [version.model_version, month]
+    connection.execute(f"delete from predictions.{table} where model_version = ? and month = ?", key)
     connection.register("explained", rows)
     connection.execute(
-        f"insert into predictions.{table} by name select *, ? as model_version, ?::date as month from explained",
-        [version.model_version, month],
+        f"insert into predictions.{table} by name select *, ? as model_version, ?::date as month from explained", key
     )
     connection.unregister("explained")

@@ -80,7 +80,7 @@ def test_contributions_are_shapley_values_of_the_logarithm(
     bundle = load_bundle(scored, version(warehouse))
     table = warehouse.execute("select * from features.features where month = '2021-07-01'").to_arrow_table()
     x, offset = feature_matrix(table, bundle.features_used), table["target_offset"].to_numpy()
-    amounts = contributions(bundle, x, offset)
+    amounts = contributions(bundle, x, offset, threads=2)
     phi = bundle.booster.predict(xgb.DMatrix(x), pred_contribs=True, validate_features=False)
     # the same sign, and in the same proportion to each other
     np.testing.assert_allclose(
@@ -94,7 +94,8 @@ def test_contributions_are_shapley_values_of_the_logarithm(
 def test_a_row_that_no_feature_moves_is_its_price_level(scored: Settings, warehouse: duckdb.DuckDBPyConnection) -> None:
     bundle = load_bundle(scored, version(warehouse))
     bundle.booster = xgb.train({"max_depth": 1}, xgb.DMatrix(np.zeros((9, len(bundle.features_used))), np.zeros(9)), 1)
-    amounts = contributions(bundle, np.zeros((2, len(bundle.features_used)), np.float32), np.log([100.0, 200.0]))
+    x = np.zeros((2, len(bundle.features_used)), np.float32)
+    amounts = contributions(bundle, x, np.log([100.0, 200.0]), threads=2)
     np.testing.assert_allclose(amounts[:, -1], [100, 200])
     np.testing.assert_allclose(amounts[:, :-1], 0, atol=1e-9)
 
@@ -143,6 +144,16 @@ def test_pairs_in_small_pieces_give_the_same_comparables(
     assert rows(warehouse, "comparables") == whole
 
 
+def test_blocks_make_no_difference(
+    warehouse: duckdb.DuckDBPyConnection, scored: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(warehouse, scored, JULY, AUGUST)
+    whole = rows(warehouse, "explanations")
+    monkeypatch.setattr("ml.explain.BLOCK_ROWS", 1)
+    run(warehouse, scored, JULY, AUGUST)
+    assert rows(warehouse, "explanations") == whole
+
+
 def test_explaining_a_month_again_gives_the_same_rows(warehouse: duckdb.DuckDBPyConnection, scored: Settings) -> None:
     run(warehouse, scored, JULY, AUGUST)
     first = [rows(warehouse, table) for table in ("explanations", "comparables")]
@@ -173,10 +184,10 @@ def test_a_failure_within_a_month_leaves_the_month_as_it_was(
     run(warehouse, scored, JULY)
     before = [rows(warehouse, table) for table in ("explanations", "comparables")]
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(explain, "contributions", fail)
+    monkeypatch.setattr(explain, "_explanations", fail)
     with pytest.raises(OSError, match="disk is full"):
         run(warehouse, scored, JULY)
     assert [rows(warehouse, table) for table in ("explanations", "comparables")] == before
