@@ -20,6 +20,11 @@ SCORED = dg.AssetSelection.assets(
     PREDICTIONS, dg.AssetKey(["predictions", "explanations"]), dg.AssetKey(["predictions", "comparables"])
 )
 
+#: Made by hand only: hours of fitting that change no model.
+EXPERIMENTS = dg.AssetSelection.assets(
+    dg.AssetKey(["training", "model_selection"]), dg.AssetKey(["training", "tuning_trials"])
+)
+
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 
@@ -28,7 +33,7 @@ TRAINING = dg.AssetSelection.assets(MODEL_VERSIONS).upstream()
 
 land_job = dg.define_asset_job(
     "land",
-    dg.AssetSelection.all() - SCORED - dg.AssetSelection.assets(MODEL_VERSIONS),
+    dg.AssetSelection.all() - EXPERIMENTS - SCORED - dg.AssetSelection.assets(MODEL_VERSIONS),
     description="Load what landed, rebuild what it touches, publish. Trains nothing, scores nothing.",
 )
 train_job = dg.define_asset_job(
@@ -36,15 +41,25 @@ train_job = dg.define_asset_job(
 )
 score_job = dg.define_asset_job(
     "score",
-    dg.AssetSelection.all() - TRAINING,
+    dg.AssetSelection.all() - EXPERIMENTS - TRAINING,
     description="Score months with the champion, explain them, compare with actual prices, publish.",
 )
 monitor_job = dg.define_asset_job(
     "monitor",
-    dg.AssetSelection.all() - TRAINING - SCORED,
+    dg.AssetSelection.all() - EXPERIMENTS - TRAINING - SCORED,
     description="Compare predictions with actual prices and publish, without scoring.",
 )
-JOBS = [land_job, train_job, score_job, monitor_job]
+compare_job = dg.define_asset_job(
+    "compare",
+    dg.AssetSelection.assets(dg.AssetKey(["training", "model_selection"])),
+    description="Fit the candidates of ml/models.yml on the folds.",
+)
+tune_job = dg.define_asset_job(
+    "tune",
+    dg.AssetSelection.assets(dg.AssetKey(["training", "tuning_trials"])),
+    description="Search parameters on the folds.",
+)
+JOBS = [land_job, train_job, score_job, monitor_job, compare_job, tune_job]
 
 
 def months_tag(first: str, last: str) -> dict[str, str]:

@@ -80,6 +80,9 @@ def ingest(
 def train(
     through: Annotated[str | None, typer.Option(help="Last month of the evaluation window, YYYY-MM.")] = None,
     force: Annotated[bool, typer.Option(help="Train again although the same data were trained before.")] = False,
+    profile: Annotated[
+        str, typer.Option(help="Parameter profile of ml/params.yml: fast, default or best.")
+    ] = "default",
     dataset: Dataset = None,
 ) -> None:
     """Train a version through a month, gate it and register it; it becomes champion when it passes."""
@@ -87,8 +90,39 @@ def train(
 
     settings = _settings(dataset)
     with _progress() as show:
-        pipeline.train(settings, through=through, force=force, show=show)
+        pipeline.train(settings, through=through, force=force, profile=profile, show=show)
     _print_summary(settings)
+
+
+@app.command()
+def compare(dataset: Dataset = None) -> None:
+    """Fit the candidates of ml/models.yml on the folds and show error, time and size. The holdout stays unseen."""
+    from dagster_project import pipeline, summary
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        pipeline.compare(settings, show=show)
+    typer.echo(summary.model_selection(settings))
+
+
+@app.command()
+def tune(
+    trials: Annotated[int, typer.Option(min=1, help="Trials in all, those of earlier searches counted in.")] = 30,
+    minutes: Annotated[float, typer.Option(min=0.1, help="No trial starts after so many minutes.")] = 30.0,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the best so far to ml/params.yml; no search.")] = False,
+    dataset: Dataset = None,
+) -> None:
+    """Search XGBoost's parameters on the folds (Optuna). Goes on where it was cut off; applies nothing by itself."""
+    from dagster_project import pipeline
+    from ml.tune import apply_best, describe_best
+
+    settings = _settings(dataset)
+    if apply:
+        typer.echo(apply_best(settings))
+        return
+    with _progress() as show:
+        pipeline.tune(settings, trials=trials, minutes=minutes, show=show)
+    typer.echo(describe_best(settings))
 
 
 @app.command()

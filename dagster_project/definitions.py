@@ -16,6 +16,7 @@ from dagster_project.published.assets import snapshot
 from dagster_project.raw.assets import raw_assets
 from dagster_project.resources import Housing, dbt_resource, prepare_environment
 from dagster_project.training.assets import model_versions
+from dagster_project.training.experiments import model_selection, tuning_trials
 from dagster_project.transform.assets import transform_assets
 from ml.contract import load
 from ml.settings import Settings
@@ -31,6 +32,8 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             raw_assets(contract),
             transform_assets(settings),
             model_versions,
+            model_selection,
+            tuning_trials,
             prediction_assets(contract),
             explanation_assets(contract),
             snapshot,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dagster_project.transform.project import fingerprint, project_files
 from ml.contract import month_date
+from ml.params import load as load_params
 from ml.settings import PROJECT_ROOT, Settings
 from ml.warehouse import connect, warehouse_lock
 
@@ -54,12 +55,15 @@ def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
         session.execute("land")
 
 
-def train(settings: Settings, *, through: str | None, force: bool, show: Reporter) -> None:
+def train(settings: Settings, *, through: str | None, force: bool, profile: str, show: Reporter) -> None:
     """Train one version; score what is pending with the champion."""
     if through:
         month_date(through)
+    load_params(settings.dataset, profile=profile)
     with _Session(settings, "housing train", show) as session:
-        session.execute("train", {"training__model_versions": {"through": through or "", "force": force}})
+        session.execute(
+            "train", {"training__model_versions": {"through": through or "", "force": force, "profile": profile}}
+        )
         session.score_pending()
 
 
@@ -68,6 +72,18 @@ def score(settings: Settings, *, month: str, show: Reporter) -> None:
     key = month_date(month).isoformat()
     with _Session(settings, "housing score", show) as session:
         session.execute("score", partitions=(key, key))
+
+
+def compare(settings: Settings, *, show: Reporter) -> None:
+    """Fit every candidate of ml/models.yml on every fold."""
+    with _Session(settings, "housing compare", show) as session:
+        session.execute("compare")
+
+
+def tune(settings: Settings, *, trials: int, minutes: float, show: Reporter) -> None:
+    """Search parameters on the folds; a search that was cut off goes on."""
+    with _Session(settings, "housing tune", show) as session:
+        session.execute("tune", {"training__tuning_trials": {"trials": trials, "minutes": minutes}})
 
 
 def input_state(settings: Settings) -> str:

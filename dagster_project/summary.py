@@ -137,3 +137,23 @@ def _n(value: float | None) -> str:
 
 def _f(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def model_selection(settings: Settings) -> str:
+    """The candidates' mean error over the folds, best first, as text. Reads the warehouse: nothing was published."""
+    from ml.warehouse import connect
+
+    with connect(settings, read_only=True) as connection:
+        rows = connection.execute(
+            """
+            select candidate, count(*), avg(mae), avg(mdape_pct), avg(within_10_pct), avg(median_ratio), avg(rmse_log),
+                avg(fit_seconds), avg(size_bytes) / 1e6
+            from training.model_selection group by candidate order by avg(mae)
+            """
+        ).fetchall()
+    lines = ["candidate         folds         MAE  MdAPE %  within 10 %   ratio  RMSE log    fit s  size MB"]
+    lines += [
+        f"{name:<16}{folds:>7}{mae:>12,.0f}{mdape:>9.2f}{within:>13.1f}{ratio:>8.3f}{rmse:>10.4f}{fit:>9.1f}{size:>9.1f}"
+        for name, folds, mae, mdape, within, ratio, rmse, fit, size in rows
+    ]
+    return "\n".join(lines)

@@ -107,6 +107,17 @@ class Split(_Block):
     holdout_share: Share | None = None
 
 
+class Folds(_Block):
+    """Folds on which choices are made. They end with the evaluation window, so that the holdout is never touched."""
+
+    method: Literal["time", "hash"] | None = Field(
+        default=None, description="time: rolling origins; hash: by a hash of the key; none: time where there are dates"
+    )
+    count: int = Field(default=4, ge=2, le=20)
+    test_months: int = Field(default=6, ge=1, description="months scored by a fold, for method time")
+    gap_months: int = Field(default=0, ge=0, description="months before them whose prices are not known yet")
+
+
 class Gate(_Block):
     """What a version must reach on the eval window to be promoted."""
 
@@ -148,6 +159,7 @@ class Contract(_Block):
     )
     last_year: Name | None = Field(default=None, description="encoding that is the same month of last year")
     split: Split
+    folds: Folds = Folds()
     gate: Gate = Gate()
     landing: Landing = Landing()
 
@@ -192,6 +204,8 @@ class Contract(_Block):
             raise ValueError(
                 "first_month: a dataset with dates needs the first month that can be scored, like '2017-01'"
             )
+        if not self.observed_on and self.folds.method == "time":
+            raise ValueError("folds.method: without dates there is no time to roll over; use 'hash' or leave it out")
         if not self.observed_on and self.encodings:
             raise ValueError(
                 "encodings: without dates nothing is strictly earlier; remove encodings or add observed_on"

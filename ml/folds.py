@@ -1,129 +1,124 @@
-"""Rolling origins: how good a way of training would have been at several moments of the past.
+"""Folds on which choices are made, read from ``training.fold_members``; what they are is SQL in ``warehouse/``.
 
-Each fold trains as the product does (early stopping on the evaluation window, refit through it) and scores the months
-after a gap, so that choices never touch the holdout. Results belong in ``docs/experiments.md``:
-
-    python -m ml.folds hdb --through 2020-12 --through 2021-06 --months 6
+Each fold trains as the product does (early stopping on the rows of role eval, then a refit with them) and is scored on
+its test rows. Which models are compared stands in ``ml/model_selection.py``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Any
 
 import duckdb
 import numpy as np
 
 from ml.bundle import feature_matrix
-from ml.contract import Contract, add_months, load, month_date
-from ml.dataset import read, select, training_window
+from ml.contract import Contract
+from ml.dataset import DatasetError
 from ml.evaluate import accuracy
 from ml.params import Params
-from ml.params import load as load_params
-from ml.settings import Settings
-from ml.train import Fit, fit
-from ml.warehouse import connect, quoted
+from ml.train import Boosted, boost
+from ml.warehouse import quoted
 
 
 @dataclass(frozen=True)
-class FoldResult:
-    """Error of one fold; ``metrics`` are those of ``ml.evaluate.accuracy`` over the test months."""
+class Fold:
+    """Rows of a fold in the order train, eval, test."""
 
-    through: date
-    test_from: date
-    test_through: date
-    rounds: int
-    metrics: dict[str, Any]
-    persistence: dict[str, Any]
+    number: int
+    n_train: int
+    n_eval: int
+    n_test: int
+    test_from: str
+    test_through: str
+    features: tuple[str, ...]
+    x: np.ndarray
+    """float32, shape (n, features), missing values are NaN."""
+    target: np.ndarray
+    """float32, shape (n,): log price relative to the as-of level."""
+    offset: np.ndarray
+    """float64, shape (n,): log of the as-of level."""
+    price: np.ndarray
+    persistence: np.ndarray
+    """Last known price of the place, shape (n,), NaN without one."""
+
+    @property
+    def train(self) -> slice:
+        return slice(0, self.n_train)
+
+    @property
+    def evaluation(self) -> slice:
+        return slice(self.n_train, self.n_train + self.n_eval)
+
+    @property
+    def known(self) -> slice:
+        """What a model may learn from: train and eval."""
+        return slice(0, self.n_train + self.n_eval)
+
+    @property
+    def test(self) -> slice:
+        return slice(self.n_train + self.n_eval, len(self.price))
+
+    def boost(self, params: Params, *, refit: bool, threads: int) -> Boosted:
+        """XGBoost as the product trains it."""
+        return boost(
+            self.x, self.target, self.train, self.evaluation, params=params, features=self.features, refit=refit,
+            threads=threads,
+        )  # fmt: skip
+
+    def errors(self, scores: np.ndarray) -> dict[str, float]:
+        """``accuracy`` of scores (log ratios, shape (n_test,)) with ``rmse_log``, the root mean squared log error."""
+        log_price = scores.astype(np.float64) + self.offset[self.test]
+        rmse_log = float(np.sqrt(np.mean((log_price - np.log(self.price[self.test])) ** 2)))
+        return {**accuracy(self.price[self.test], np.exp(log_price)), "rmse_log": rmse_log}
+
+    def persistence_errors(self) -> dict[str, float]:
+        """``accuracy`` of persistence on the test rows that have one; only ``n`` when none has."""
+        actual, said = self.price[self.test], self.persistence[self.test]
+        has = np.isfinite(said)
+        return accuracy(actual[has], said[has]) if has.any() else {"n": 0.0}
 
 
-def rolling_origin(
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    params: Params,
-    through: Sequence[str],
-    *,
-    months: int,
-    gap: int = 0,
-    threads: int,
-) -> list[FoldResult]:
-    """Train through each month (YYYY-MM) and score the ``months`` that follow ``gap`` months later.
-
-    Raises DatasetError when a fold has nothing to train or to test on.
-    """
-    return [_fold(connection, contract, params, t, months=months, gap=gap, threads=threads) for t in through]
+def numbers(connection: duckdb.DuckDBPyConnection) -> list[int]:
+    """Folds that have rows to train, to stop and to test on. Raises DatasetError when there are none."""
+    found = connection.execute(
+        """
+        select fold from training.fold_members where role <> 'gap'
+        group by fold having count(distinct role) = 3 order by fold
+        """
+    ).fetchall()
+    if not found:
+        raise DatasetError("no fold has rows to train, to stop and to test on; land more months before the holdout")
+    return [fold for (fold,) in found]
 
 
-def _fold(
-    connection: duckdb.DuckDBPyConnection,
-    contract: Contract,
-    params: Params,
-    through: str,
-    *,
-    months: int,
-    gap: int,
-    threads: int,
-) -> FoldResult:
-    data = read(connection, select(connection, contract, training_window(contract, through)))
-    fitted = fit(data, params, refit=contract.split.refit, threads=threads)
-    last = month_date(through)
-    test_from, test_through = add_months(last, 1 + gap), add_months(last, gap + months)
+def read(connection: duckdb.DuckDBPyConnection, contract: Contract, number: int) -> Fold:
+    """Rows of one fold, ordered by role, month and observation_id."""
+    features = tuple(contract.features)
     rows = connection.execute(
         f"""
-        select price, target_offset, persistence_price, {", ".join(map(quoted, data.selection.features))}
-        from training.training_dataset
-        where is_price_valid and month between ? and ? order by month, observation_id
+        select m.role, d.month, d.target, d.target_offset, d.price, d.persistence_price,
+            {", ".join("d." + quoted(name) for name in features)}
+        from training.fold_members as m
+        inner join training.training_dataset as d on m.observation_id = d.observation_id
+        where m.fold = ? and m.role <> 'gap' and d.target is not null
+        order by case m.role when 'train' then 0 when 'eval' then 1 else 2 end, d.month, d.observation_id
         """,
-        [test_from, test_through],
+        [number],
     ).to_arrow_table()
-    actual = rows["price"].to_numpy()
-    persistence = rows["persistence_price"].to_numpy()
-    known = np.isfinite(persistence)
-    return FoldResult(
-        through=last,
-        test_from=test_from,
-        test_through=test_through,
-        rounds=fitted.rounds,
-        metrics=accuracy(actual, predict(fitted, feature_matrix(rows, data.selection.features), rows)),
-        persistence=accuracy(actual[known], persistence[known]),
+    counts = dict(zip(*np.unique(rows["role"].to_numpy(), return_counts=True), strict=True))
+    months = rows["month"].to_pylist()
+    tested = months[-int(counts["test"]) :]
+    return Fold(
+        number=number,
+        n_train=int(counts["train"]),
+        n_eval=int(counts["eval"]),
+        n_test=int(counts["test"]),
+        test_from=f"{min(tested):%Y-%m}",
+        test_through=f"{max(tested):%Y-%m}",
+        features=features,
+        x=feature_matrix(rows, features),
+        target=rows["target"].to_numpy().astype(np.float32),
+        offset=rows["target_offset"].to_numpy(),
+        price=rows["price"].to_numpy(),
+        persistence=rows["persistence_price"].to_numpy(),
     )
-
-
-def predict(fitted: Fit, x: np.ndarray, rows: Any) -> np.ndarray:
-    """Prices of feature rows, shape (n,)."""
-    return np.exp(fitted.booster.inplace_predict(x).astype(np.float64) + rows["target_offset"].to_numpy())
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("dataset")
-    parser.add_argument("--through", action="append", required=True, help="last month of training, YYYY-MM; repeatable")
-    parser.add_argument("--months", type=int, default=6, help="months scored after it")
-    parser.add_argument("--gap", type=int, default=0, help="months between, for labels that arrive late")
-    parser.add_argument("--params", type=json.loads, default={}, help='parameters to change, such as {"eta": 0.1}')
-    arguments = parser.parse_args()
-    settings = Settings(dataset=arguments.dataset)
-    params = load_params(arguments.dataset).model_copy(update=arguments.params)
-    with connect(settings, read_only=True) as connection:
-        for through in arguments.through:
-            (result,) = rolling_origin(
-                connection,
-                load(arguments.dataset),
-                params,
-                [through],
-                months=arguments.months,
-                gap=arguments.gap,
-                threads=settings.threads,
-            )
-            shown = {k: round(v, 4) for k, v in result.metrics.items()}
-            sys.stdout.write(f"through {through}: {result.rounds} rounds, {shown}\n")
-            sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -66,14 +66,20 @@ class Params(BaseModel):
         }
 
 
-def load(dataset: str, path: Path = PARAMS) -> Params:
-    """Parameters of a dataset. Raises ParamsError naming the file, the knob and what is allowed."""
+DEFAULT_PROFILE = "default"
+
+
+def load(dataset: str, path: Path = PARAMS, profile: str = DEFAULT_PROFILE) -> Params:
+    """Parameters of a dataset and profile. Raises ParamsError naming the file, the knob and what is allowed."""
     document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     overrides = document.pop("datasets", None) or {}
+    profiles = {DEFAULT_PROFILE: {}, **(document.pop("profiles", None) or {})}
+    if profile not in profiles:
+        raise ParamsError(f"{path}: unknown profile {profile!r}; known are: {', '.join(profiles)}")
     if unknown := sorted(set(overrides) - set(available())):
         raise ParamsError(f"{path}: datasets: unknown {', '.join(unknown)}; known are: {', '.join(available())}")
     try:
-        return Params.model_validate({**document, **overrides.get(dataset, {})})
+        return Params.model_validate({**document, **overrides.get(dataset, {}), **profiles[profile]})
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(str(part) for part in e['loc']) or 'parameters'}: {e['msg']} (got {str(e['input'])[:60]!r})"

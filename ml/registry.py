@@ -280,7 +280,7 @@ def _register(
     commit = _git_commit()
     booster = bytes(result.booster.save_raw("ubj"))
     run = client.create_run(
-        _experiment(client, settings),
+        experiment_of(client, settings),
         run_name=f"{contract.name} through {selection.window.through:%Y-%m}"
         if selection.window.through
         else contract.name,
@@ -515,7 +515,8 @@ def _close_dead_runs(client: MlflowClient, settings: Settings) -> list[str]:
     return [f"run {run.info.run_id} was killed before it ended" for run in dead]
 
 
-def _experiment(client: MlflowClient, settings: Settings) -> str:
+def experiment_of(client: MlflowClient, settings: Settings) -> str:
+    """Id of the dataset's MLflow experiment, made when it is missing."""
     name = settings.registered_model
     if found := client.get_experiment_by_name(name):
         return found.experiment_id

@@ -6,7 +6,7 @@ come from stands in ``ml/dataset.py``; what becomes of the result in ``ml/regist
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,48 +43,85 @@ class Fit:
     """By baseline: accuracy of the ``baseline`` and of the ``model`` on the rows the baseline has a price for."""
 
 
-def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progress: Progress | None = None) -> Fit:
-    """Train with early stopping on the evaluation rows; then fit again on all of them when ``refit``."""
+@dataclass(frozen=True)
+class Boosted:
+    """A booster with early stopping, and the one that has not seen the rows it stopped on."""
+
+    booster: xgb.Booster
+    """Fitted on train + eval where ``refit``; else ``evaluated``."""
+    evaluated: xgb.Booster
+    rounds: int
+    curves: dict[str, list[float]]
+    """Error by round on ``train`` and ``eval``."""
+
+
+def boost(
+    x: np.ndarray,
+    target: np.ndarray,
+    train: slice,
+    evaluation: slice,
+    *,
+    params: Params,
+    features: Sequence[str],
+    refit: bool,
+    threads: int,
+    progress: Progress | None = None,
+) -> Boosted:
+    """XGBoost on the rows ``train`` of x (n, features) and target (n,), stopped on ``evaluation``, which follows it."""
     settings = params.booster(threads)
-    names = list(data.selection.features)
 
     def matrix(rows: slice, ref: xgb.DMatrix | None = None) -> xgb.QuantileDMatrix:
         return xgb.QuantileDMatrix(
-            data.x[rows], data.target[rows], feature_names=names, max_bin=params.max_bin, nthread=threads, ref=ref
+            x[rows], target[rows], feature_names=list(features), max_bin=params.max_bin, nthread=threads, ref=ref
         )
 
-    train = matrix(data.train)
+    learned = matrix(train)
     curves: dict[str, dict[str, list[float]]] = {}
     booster = xgb.train(
         settings,
-        train,
+        learned,
         params.rounds,
-        evals=[(train, "train"), (matrix(data.evaluation, train), "eval")],
+        evals=[(learned, "train"), (matrix(evaluation, learned), "eval")],
         early_stopping_rounds=params.early_stopping_rounds,
         evals_result=curves,
         verbose_eval=False,
         callbacks=_told(progress, "train", params.rounds),
     )
-    del train
+    del learned
     rounds = booster.best_iteration + 1
-    scores = booster.inplace_predict(data.x[data.evaluated], iteration_range=(0, rounds))
+    evaluated = booster[:rounds]
+    if refit:
+        together = slice(train.start, evaluation.stop)
+        booster = xgb.train(settings, matrix(together), rounds, callbacks=_told(progress, "refit on all rows", rounds))
+    else:
+        booster = evaluated
+    return Boosted(
+        booster=booster,
+        evaluated=evaluated,
+        rounds=rounds,
+        curves={name: curve[params.eval_metric] for name, curve in curves.items()},
+    )
+
+
+def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progress: Progress | None = None) -> Fit:
+    """Train with early stopping on the evaluation rows; then fit again on all of them when ``refit``."""
+    boosted = boost(
+        data.x, data.target, data.train, data.evaluation, params=params, features=data.selection.features,
+        refit=refit, threads=threads, progress=progress,
+    )  # fmt: skip
+    scores = boosted.evaluated.inplace_predict(data.x[data.evaluated])
     line = _line(data, params, data.train)
     line_scores = line.score(data.x[data.evaluated])
     if refit:
-        booster = xgb.train(
-            settings, matrix(data.labelled), rounds, callbacks=_told(progress, "refit on all rows", rounds)
-        )
         line = _line(data, params, data.labelled)
-    else:
-        booster = booster[:rounds]
     offset = data.eval_rows["target_offset"].to_numpy()
     price, line_price = np.exp(scores.astype(np.float64) + offset), np.exp(line_scores + offset)
     metrics, baselines = _errors(data, price, line_price)
     return Fit(
-        booster=booster,
+        booster=boosted.booster,
         linear=line,
-        rounds=rounds,
-        curves={name: curve[params.eval_metric] for name, curve in curves.items()},
+        rounds=boosted.rounds,
+        curves=boosted.curves,
         eval_price=price,
         eval_linear_price=line_price,
         metrics=metrics,

@@ -40,6 +40,11 @@ create table if not exists training.model_aliases (
     alias varchar not null, model_version varchar not null, previous_version varchar, moved_at timestamp not null,
     actor varchar not null, reason varchar not null
 );
+create table if not exists training.model_selection (
+    candidate varchar not null, fold integer not null, test_from varchar, test_through varchar, n bigint, mae double,
+    rmse double, r2 double, mdape_pct double, within_10_pct double, median_ratio double, rmse_log double,
+    fit_seconds double, size_bytes bigint
+);
 create table if not exists predictions.predictions (
     observation_id varchar not null, model_version varchar not null, kind varchar not null, split varchar not null,
     observed_on date, month date not null, area varchar, locality varchar, predicted_price double,

@@ -7,6 +7,8 @@ import dagster as dg
 
 from dagster_project.progress import reporter
 from dagster_project.resources import POOL, Housing
+from ml.params import DEFAULT_PROFILE
+from ml.params import load as load_params
 from ml.registry import ModelVersion, run_file, train_and_register
 from ml.settings import Settings
 
@@ -20,6 +22,8 @@ class TrainingConfig(dg.Config):
     """Last month of the evaluation window, YYYY-MM; empty: the contract's, or the champion's where that is later."""
     force: bool = False
     """Train again although a version of the same data and parameters stands."""
+    profile: str = DEFAULT_PROFILE
+    """Parameter profile of ml/params.yml."""
 
 
 @dg.asset(
@@ -42,6 +46,7 @@ def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: 
             housing.contract,
             through=config.through or None,
             force=config.force,
+            params=load_params(housing.settings.dataset, profile=config.profile),
             actor=f"run {context.run_id[:8]}",
             progress=show,
         )

@@ -176,7 +176,8 @@ def test_the_straight_line_survives_missing_values_outliers_and_empty_features()
 
 
 def test_every_shipped_dataset_has_parameters() -> None:
-    assert params.load("hdb").max_depth == 8
+    assert params.load("housets").max_depth == 8
+    assert params.load("hdb").max_depth == 6
     assert params.load("house_data").min_child_weight == 1
 
 
@@ -199,10 +200,10 @@ def test_an_illegal_parameter_is_refused_by_name(tmp_path: Path, old: str, new: 
     path = tmp_path / "params.yml"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     if said == "never":
-        assert params.load("hdb", path).rounds == 51
+        assert params.load("housets", path).rounds == 51
         return
     with pytest.raises(params.ParamsError, match=re.escape(said)):
-        params.load("hdb", path)
+        params.load("housets", path)
 
 
 def test_every_knob_is_explained() -> None:
