@@ -152,6 +152,21 @@ def sql(
 
 
 @app.command()
+def report(
+    month: Annotated[str, typer.Option(help="Scored month, YYYY-MM.")],
+    out: Annotated[Path | None, typer.Option(help="File to write [default: below HOUSING_HOME/reports].")] = None,
+    dataset: Dataset = None,
+) -> None:
+    """Write one self-contained HTML page on a month: accuracy, equity, ranges, reasons, misses, data, model card."""
+    from ml.contract import load, month_date
+    from ml.report import write_report
+
+    settings = _settings(dataset)
+    path = write_report(settings, load(settings.dataset), month=month_date(month), out=out)
+    typer.echo(f"the report stands in {path}")
+
+
+@app.command()
 def status(format: Format = "table", dataset: Dataset = None) -> None:
     """What landed, which model is champion, how good it is, and when the snapshot was published."""
     from dagster_project import summary

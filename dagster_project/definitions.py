@@ -12,7 +12,7 @@ import dagster as dg
 from dagster_project import automation
 from dagster_project.predictions.assets import prediction_assets
 from dagster_project.predictions.explanations import explanation_assets
-from dagster_project.published.assets import snapshot
+from dagster_project.published.assets import report, snapshot
 from dagster_project.raw.assets import raw_assets
 from dagster_project.resources import Housing, dbt_resource, prepare_environment
 from dagster_project.training.assets import model_versions
@@ -37,6 +37,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             prediction_assets(contract),
             explanation_assets(contract),
             snapshot,
+            report,
         ],
         jobs=automation.JOBS,
         schedules=[automation.score_monthly],

@@ -90,6 +90,7 @@ def as_text(settings: Settings) -> str:
         "Next: make ui                      see every step at http://127.0.0.1:3000",
         f'      housing sql -d {figures["dataset"]} "select * from monitoring.accuracy_by_month"',
         f"      housing score -d {figures['dataset']} --month YYYY-MM",
+        f"      housing report -d {figures['dataset']} --month YYYY-MM",
     ]
     return "\n".join(lines)
 

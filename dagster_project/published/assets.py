@@ -1,10 +1,11 @@
-"""The published snapshot as an asset. How it is written stands in ``snapshot.py``."""
+"""The published snapshot and the monthly report as assets: ``snapshot.py`` and ``ml/report.py`` write them."""
 
 import dagster as dg
 
 from dagster_project.progress import progress
 from dagster_project.published.snapshot import publish
 from dagster_project.resources import POOL, Housing
+from ml.report import latest_month, write_report
 
 #: Models whose tables a reader of the snapshot expects; the checks of all of them come first.
 UPSTREAM = [
@@ -40,3 +41,19 @@ def snapshot(context: dg.AssetExecutionContext, housing: Housing) -> dg.Material
     with housing.lock(context):
         result = publish(housing.settings)
     return dg.MaterializeResult(metadata=result.metadata)
+
+
+@dg.asset(
+    key=["published", "report"],
+    group_name="published",
+    deps=[snapshot],
+    kinds={"html"},
+    description="One self-contained HTML page on the newest scored month whose prices are known.",
+)
+def report(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
+    month = latest_month(housing.settings)
+    if month is None:
+        context.log.info("no scored month has known prices yet, so there is nothing to report")
+        return dg.MaterializeResult(metadata={"reports": 0})
+    path = write_report(housing.settings, housing.contract, month=month)
+    return dg.MaterializeResult(metadata={"reports": 1, "month": f"{month:%Y-%m}", "path": dg.MetadataValue.path(path)})
