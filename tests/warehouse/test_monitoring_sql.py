@@ -232,7 +232,7 @@ def test_every_landed_row_is_accounted_for_and_rejections_show_an_example(
 
 def test_thresholds_cover_every_judged_metric_with_source_and_reason(warehouse: Home) -> None:
     rows = _ask(warehouse, "from monitoring.monitoring_thresholds")
-    judged = {"median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct"}
+    judged = {"median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct", "cod_to_persistence"}
     assert {(r["metric"], r["severity"]) for r in rows} == {
         ("n", "insufficient_data"),
         *((metric, severity) for metric in judged for severity in ("warn", "fail")),
@@ -257,8 +257,10 @@ def test_only_series_whose_rows_changed_are_measured_again(warehouse: Home, tmp_
 
     kept = _ask(again, "select distinct model_version from monitoring.int_error_groups where mae = -1")
     assert {row["model_version"] for row in kept} == {"median_v2", "persistence"}
-    rows = _ask(again, "from monitoring.ratio_study")
-    assert {row["model_version"] for row in rows} == {"v2"}
+    kept = _ask(again, "select distinct model_version from monitoring.int_ratio_statistics where cod = -1")
+    assert {row["model_version"] for row in kept} == {"median_v2", "persistence"}
+    rows = _ask(again, "from monitoring.ratio_study where model_version = 'v2'")
+    assert rows
     for row in rows:
         _assert_equal(row, ratio_statistics(*_prices(again, row)), RATIO[:5])
     for row in _ask(again, "from monitoring.accuracy_by_month where model_version = 'v2'"):

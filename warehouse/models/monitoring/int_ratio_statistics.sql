@@ -4,7 +4,7 @@
 ) }}
 
 -- What the ratio study adds up: of models, on valid sales as the IAAO standard wants, and once on all priced rows of
--- the whole split. n and medians are those of int_error_groups.
+-- the whole split; of baselines, on the valid sales of the whole split. n and medians are those of int_error_groups.
 {%- set same_segment = {
     'all': 'true', 'area': "coalesce(matched.area, 'unknown') = studied.area", 'month': 'matched.month = studied.month',
     'price_decile': 'matched.price_decile = studied.price_decile',
@@ -14,7 +14,10 @@ with studied as (
         *,
         row_number() over (order by split, model_version, population, segment_type, segment) as group_id
     from {{ ref('int_error_groups') }}
-    where kind = 'model' and (population = 'valid' or segment_type = 'all') and {{ is_new_series() }}
+    where
+        (population = 'valid' or segment_type = 'all')
+        and (kind = 'model' or (population = 'valid' and segment_type = 'all'))
+        and {{ is_new_series() }}
 ),
 
 matched as (

@@ -1,5 +1,5 @@
 -- How level, uniform and fair the models' prices are, with verdicts by the bands in monitoring_thresholds.
-{%- set judged_metrics = ['median_ratio', 'cod', 'prd', 'prb', 'mki'] %}
+{%- set judged_metrics = ['median_ratio', 'cod', 'prd', 'prb', 'mki', 'cod_to_persistence'] %}
 with measured as (
     select * from {{ ref('int_ratio_statistics') }}
 ),
@@ -8,23 +8,32 @@ limits as (
 {{ limits_of(judged_metrics) }}
 ),
 
-applicable as (
+persistence as (
     select
         split,
-        model_version,
         population,
-        segment_type,
-        segment,
-        n,
-        median_ratio,
-        mean_ratio,
-        weighted_mean_ratio,
         cod
+    from measured
+    where model_version = 'persistence' and segment_type = 'all'
+),
+
+applicable as (
+    select
+        {{ qualified('measured', ['split', 'model_version', 'population', 'segment_type', 'segment', 'n']) }},
+        {{ qualified('measured', ['median_ratio', 'mean_ratio', 'weighted_mean_ratio', 'cod']) }}
         {%- for metric in ['prd', 'prb', 'prb_se', 'mki'] %},
         -- rows cut by price have no cheap and dear homes to compare
-        case when segment_type <> 'price_decile' then {{ metric }} end as {{ metric }}
-        {%- endfor %}
+        case when measured.segment_type <> 'price_decile' then measured.{{ metric }} end as {{ metric }}
+        {%- endfor %},
+        case when measured.segment_type <> 'price_decile' then measured.prb - 1.96 * measured.prb_se end as prb_lower,
+        case when measured.segment_type <> 'price_decile' then measured.prb + 1.96 * measured.prb_se end as prb_upper,
+        -- far more uniform than what was last paid for the same place: has the model seen the price?
+        case
+            when measured.segment_type = 'all' and measured.model_version <> 'persistence'
+                then measured.cod / nullif(persistence.cod, 0)
+        end as cod_to_persistence
     from measured
+    left join persistence on measured.split = persistence.split and measured.population = persistence.population
 ),
 
 judged as (
@@ -40,7 +49,9 @@ judged as (
 final as (
     select
         *,
-        {{- worst_status(['median_ratio_status', 'cod_status', 'prd_status', 'prb_status', 'mki_status']) }} as status
+        {{- worst_status([
+            'median_ratio_status', 'cod_status', 'prd_status', 'prb_status', 'mki_status', 'cod_to_persistence_status',
+        ]) }} as status
     from judged
 )
 
