@@ -230,6 +230,21 @@ def test_every_landed_row_is_accounted_for_and_rejections_show_an_example(
     ]  # fmt: skip
 
 
+def test_confidence_intervals_are_those_of_a_bootstrap_of_the_rows(warehouse: Home) -> None:
+    rows = _ask(warehouse, "from monitoring.ratio_study where model_version = 'v2' and segment_type in ('all', 'area')")
+    rng = np.random.default_rng(5)
+    for row in rows:
+        actual, predicted = _prices(warehouse, row)
+        draws = rng.integers(0, len(actual), (400, len(actual)))
+        found = [ratio_statistics(actual[d], predicted[d]) for d in draws]
+        for name in ("cod", "prd"):
+            expected = np.quantile([f[name] for f in found], [0.025, 0.975])
+            width = row[f"{name}_upper"] - row[f"{name}_lower"]
+            assert row[f"{name}_lower"] < row[name] < row[f"{name}_upper"], row
+            assert width == pytest.approx(expected[1] - expected[0], rel=0.35), (name, row)
+        assert row["prb_upper"] - row["prb_lower"] == pytest.approx(2 * 1.96 * row["prb_se"])
+
+
 def test_thresholds_cover_every_judged_metric_with_source_and_reason(warehouse: Home) -> None:
     rows = _ask(warehouse, "from monitoring.monitoring_thresholds")
     judged = {"median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct", "cod_to_persistence"}

@@ -123,3 +123,27 @@ final as (
 
 select * from final
 {%- endmacro %}
+
+{# Parts that a bootstrap draws from. Fewer rows than parts: each row is its own. #}
+{% macro bootstrap_parts() %}{{ return(100) }}{% endmacro %}
+
+{# `select` of part, sample and weight: how often each sample drew the part, Poisson with mean 1, the same every time. #}
+{% macro bootstrap_weights(samples=200) %}
+    select
+        part,
+        sample,
+        case
+            {%- for upper in [0.367879, 0.735759, 0.919699, 0.981012, 0.996340] %}
+            when share < {{ upper }} then {{ loop.index0 }}
+            {%- endfor %}
+            else 5
+        end as weight
+    from (
+        select
+            part.months_back as part,
+            sample.months_back as sample,
+            {{ hash_share(stable_hash(['part.months_back', 'sample.months_back'])) }} as share
+        from {{ number_series(0, bootstrap_parts() - 1) }} as part
+        cross join {{ number_series(1, samples) }} as sample
+    ) as drawn
+{%- endmacro %}

@@ -31,6 +31,7 @@ members as (
     {%- for segment_type, condition in same_segment.items() %}
     select
         studied.group_id,
+        cast(floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['matched.observation_id'])) }}) as integer) as part,
         matched.actual_price,
         matched.predicted_price
     from matched
@@ -71,14 +72,63 @@ statistics as (
     group by group_id
 ),
 
+-- Bootstrap of the random parts that a hash makes of the rows (Poisson weights, Hanley and MacGibbon 2006, Creating
+-- non-parametric bootstrap samples using Poisson frequencies): the cost of one pass whatever the number of samples.
+-- The median stays that of all rows.
+part_sums as (
+    select
+        group_id,
+        coalesce(part, 0) as part,
+        count(*) as n,
+        sum(ratio) as ratio,
+        sum(abs(deviation)) as deviation,
+        sum(predicted_price) as predicted_price,
+        sum(actual_price) as actual_price
+    from compared
+    group by group_id, coalesce(part, 0)
+),
+
+part_weights as (
+{{ bootstrap_weights() }}
+),
+
+samples as (
+    select
+        part_sums.group_id,
+        part_weights.sample,
+        100 * sum(part_weights.weight * part_sums.deviation) / nullif(sum(part_weights.weight * part_sums.n), 0) as cod,
+        (sum(part_weights.weight * part_sums.ratio) / nullif(sum(part_weights.weight * part_sums.n), 0))
+        / nullif(
+            sum(part_weights.weight * part_sums.predicted_price)
+            / nullif(sum(part_weights.weight * part_sums.actual_price), 0), 0
+        ) as prd
+    from part_sums
+    inner join part_weights on part_sums.part = part_weights.part
+    group by part_sums.group_id, part_weights.sample
+),
+
+bounds as (
+    select
+        group_id,
+        {{ quantiles_of('cod', [0.025, 0.975]) }} as cod,
+        {{ quantiles_of('prd', [0.025, 0.975]) }} as prd
+    from samples
+    group by group_id
+),
+
 final as (
     select
         {{ qualified('studied', ['split', 'model_version', 'population', 'segment_type', 'segment']) }},
         {{ qualified('studied', ['n', 'median_ratio']) }},
         {{ qualified('statistics', ratio_metric_names()) }},
+        {{ list_item('bounds.cod', 1) }} as cod_lower,
+        {{ list_item('bounds.cod', 2) }} as cod_upper,
+        {{ list_item('bounds.prd', 1) }} as prd_lower,
+        {{ list_item('bounds.prd', 2) }} as prd_upper,
         studied.fingerprint
     from studied
     inner join statistics on studied.group_id = statistics.group_id
+    left join bounds on studied.group_id = bounds.group_id
 )
 
 select * from final

@@ -20,8 +20,9 @@ persistence as (
 applicable as (
     select
         {{ qualified('measured', ['split', 'model_version', 'population', 'segment_type', 'segment', 'n']) }},
-        {{ qualified('measured', ['median_ratio', 'mean_ratio', 'weighted_mean_ratio', 'cod']) }}
-        {%- for metric in ['prd', 'prb', 'prb_se', 'mki'] %},
+        {{ qualified('measured', ['median_ratio', 'mean_ratio', 'weighted_mean_ratio']) }},
+        {{ qualified('measured', ['cod', 'cod_lower', 'cod_upper']) }}
+        {%- for metric in ['prd', 'prd_lower', 'prd_upper', 'prb', 'prb_se', 'mki'] %},
         -- rows cut by price have no cheap and dear homes to compare
         case when measured.segment_type <> 'price_decile' then measured.{{ metric }} end as {{ metric }}
         {%- endfor %},
