@@ -1,4 +1,4 @@
-"""Folds on which choices are made, read from ``training.fold_members``; what they are is SQL in ``warehouse/``.
+"""Folds on which choices are made, read from ``training.int_fold_members``; what they are is SQL in ``warehouse/``.
 
 Each fold trains as the product does (early stopping on the rows of role eval, then a refit with them) and is scored on
 its test rows. Which models are compared stands in ``ml/model_selection.py``.
@@ -82,7 +82,7 @@ def numbers(connection: duckdb.DuckDBPyConnection) -> list[int]:
     """Folds that have rows to train, to stop and to test on. Raises DatasetError when there are none."""
     found = connection.execute(
         """
-        select fold from training.fold_members where role <> 'gap'
+        select fold from training.int_fold_members where role <> 'gap'
         group by fold having count(distinct role) = 3 order by fold
         """
     ).fetchall()
@@ -98,7 +98,7 @@ def read(connection: duckdb.DuckDBPyConnection, contract: Contract, number: int)
         f"""
         select m.role, d.month, d.target, d.target_offset, d.price, d.persistence_price,
             {", ".join("d." + quoted(name) for name in features)}
-        from training.fold_members as m
+        from training.int_fold_members as m
         inner join training.training_dataset as d on m.observation_id = d.observation_id
         where m.fold = ? and m.role <> 'gap' and d.target is not null
         order by case m.role when 'train' then 0 when 'eval' then 1 else 2 end, d.month, d.observation_id

@@ -20,6 +20,7 @@ import xgboost as xgb
 MAX_PATH = 8
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact up to degree 7, which a path of 8 features reaches
 NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2
+ROWS_PER_PATTERN = 6  # with fewer rows XGBoost itself is faster
 CHUNK_ROWS = 4_096  # what a chunk needs stays in the processor's cache
 
 
@@ -33,7 +34,9 @@ def shap_values(
     if not len(x):
         return np.empty((0, x.shape[1] + 1))
     trees = [_Tree.parse(tree) for tree in _trees(booster)]
-    if any(tree.width > MAX_PATH for tree in trees):
+    width = max((tree.width for tree in trees), default=1)
+    # preparing a tree costs what XGBoost needs for some rows; measured on trees of depth 6 and 8
+    if width > MAX_PATH or len(x) < ROWS_PER_PATTERN << width:
         return booster.predict(xgb.DMatrix(x), pred_contribs=True, validate_features=False).astype(np.float64)
     thresholds = _thresholds(trees, x.shape[1])
     codes = np.empty(x.shape[::-1], dtype=np.uint16)

@@ -175,7 +175,8 @@ def _content(connection: duckdb.DuckDBPyConnection, contract: Contract) -> str:
     found = connection.execute(
         """
         select count(*), bit_xor(hash(m.observation_id, m.fold, m.role, d.target))
-        from training.fold_members as m inner join training.training_dataset as d on m.observation_id = d.observation_id
+        from training.int_fold_members as m
+        inner join training.training_dataset as d on m.observation_id = d.observation_id
         """
     ).fetchone()
     return hashlib.sha256(json.dumps([found, contract.features], default=str).encode()).hexdigest()[:12]

@@ -8,7 +8,7 @@ from ml.model_selection import compare
 from ml.params import load
 from ml.tune import best_so_far, tune
 
-FOLDS = dg.AssetKey(["training", "fold_members"])
+FOLDS = dg.AssetKey(["training", "int_fold_members"])
 TRAINING_DATASET = dg.AssetKey(["training", "training_dataset"])
 
 

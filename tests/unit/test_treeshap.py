@@ -12,6 +12,11 @@ import xgboost as xgb
 from ml.treeshap import MAX_PATH, shap_values
 
 
+@pytest.fixture(autouse=True)
+def few_rows_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml.treeshap.ROWS_PER_PATTERN", 0)
+
+
 def data(n: int = 3_000, features: int = 7, missing: float = 0.1, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, features)).astype(np.float32)

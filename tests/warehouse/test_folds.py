@@ -24,7 +24,7 @@ from ml.warehouse import connect
 from tests import factories, toy
 
 MEMBERS = """
-create or replace view training.fold_members as
+create or replace view training.int_fold_members as
 select observation_id, fold, case
     when month < test_from - interval 4 month then 'train' when month < test_from - interval 1 month then 'eval'
     when month < test_from then 'gap' else 'test' end as role
@@ -55,12 +55,13 @@ def test_rolling_origins_end_before_the_holdout_and_never_learn_from_the_future(
             r for r in ("train", "eval", "gap", "test") if r in {m["role"] for m in mine}
         ]
         assert all(a["last_month"] < b["first_month"] for a, b in pairwise(mine))
+    assert built.one("select count(*) - count(distinct (observation_id, fold)) from training.int_fold_members") == 0
     split = built.contract.split
     assert f"{max(r['last_month'] for r in rows):%Y-%m}" <= split.trained_through
     assert all(r["months"] <= 6 for r in rows if r["role"] == "test")
     leaked = built.one(
         """
-        select count(*) from training.fold_members
+        select count(*) from training.int_fold_members
         inner join training.training_dataset as d using (observation_id)
         where d.split not in ('train', 'eval') or not d.is_price_valid
         """
@@ -76,12 +77,13 @@ def test_folds_by_hash_test_every_row_once(home) -> None:
     n = built.one("select count(*) from training.training_dataset where split in ('train', 'eval') and is_price_valid")
     assert n
     tested = built.query(
-        "select observation_id, count(*) as n from training.fold_members where role = 'test' group by observation_id"
+        "select observation_id, count(*) as n from training.int_fold_members where role = 'test' "
+        "group by observation_id"
     )
     assert tested.num_rows == n
     assert set(tested["n"].to_pylist()) == {1}
     roles = built.query(
-        "select fold, role, count(*) as n from training.fold_members group by fold, role order by fold, role"
+        "select fold, role, count(*) as n from training.int_fold_members group by fold, role order by fold, role"
     ).to_pylist()
     assert len(roles) == 4 * 3
     assert all(sum(r["n"] for r in roles if r["fold"] == fold) == n for fold in range(1, 5))

@@ -76,11 +76,14 @@ def test_only_public_tables_are_published_and_views_become_tables(settings: Sett
     assert sorted(names) == [
         "features.encodings",
         "monitoring.reconciliation",
+        "predictions.comparables",
+        "predictions.explanations",
         "predictions.predictions",
         "published.about",
         "published.parts",
         "raw.files",
         "training.model_aliases",
+        "training.model_selection",
         "training.model_versions",
         "training.training_dataset",
     ]

@@ -14,3 +14,16 @@
     delete from {{ this }} where fingerprint not in (select fingerprint from {{ current }})
   {% endif %}
 {% endmacro %}
+
+{# Relation of the explained months with a fingerprint of what was explained: the price levels, one a prediction. #}
+{% macro importance_months() -%}
+(
+    select
+        model_version,
+        month,
+        concat_ws(' ', model_version, month, {{ content_fingerprint(['observation_id', 'contribution', 'built_through_batch']) }}) as fingerprint
+    from {{ source('predictions', 'explanations') }}
+    where rank = 0
+    group by model_version, month
+)
+{%- endmacro %}

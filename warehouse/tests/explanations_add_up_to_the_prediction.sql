@@ -1,10 +1,15 @@
--- Integrity: the contributions of a prediction sum to it, within one part in ten thousand.
+-- Integrity: the contributions of a prediction sum to it, within one part in ten thousand. What the newest load
+-- changed; older rows were tested when they were new.
 with explained as (
     select
         observation_id,
         model_version,
         sum(contribution) as total
     from {{ source('predictions', 'explanations') }}
+    where
+        built_through_batch = (
+            select max(newest.built_through_batch) from {{ source('predictions', 'explanations') }} as newest
+        )
     group by observation_id, model_version
 )
 

@@ -26,3 +26,7 @@
 {# Aggregate: one text for the content of a set of distinct rows, whatever their order. Spark: bit_xor(xxhash64(...)). #}
 {% macro content_fingerprint(columns) %}{{ return(adapter.dispatch('content_fingerprint')(columns)) }}{% endmacro %}
 {% macro default__content_fingerprint(columns) %}{{ return('cast(bit_xor(hash(' ~ columns | join(', ') ~ ')) as varchar)') }}{% endmacro %}
+
+{# Aggregate: texts joined in an order. Spark: array_join(transform(array_sort(collect_list(...)))). #}
+{% macro joined_text(text, order) %}{{ return(adapter.dispatch('joined_text')(text, order)) }}{% endmacro %}
+{% macro default__joined_text(text, order) %}{{ return("string_agg(" ~ text ~ ", ' ' order by " ~ order ~ ")") }}{% endmacro %}

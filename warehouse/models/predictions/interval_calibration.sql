@@ -1,71 +1,33 @@
-{{ config(materialized='table') }}
+{{ config(
+    materialized='incremental', incremental_strategy='append', on_schema_change='fail',
+    pre_hook="{{ forget_changed_series(ref('int_interval_windows')) }}",
+) }}
 
 -- Split conformal prediction with a local scale (Lei et al. 2018, Distribution-Free Predictive Inference for
--- Regression, section 5.2), from the errors that were known before each month: those of the last months with prices.
-{%- set window_months = 12 %}
+-- Regression, section 5.2), from the errors that were known before each month.
 {%- set shrinkage = 20 %}
-with traits as (
-    select * from {{ ref('int_prediction_traits') }}
-),
-
-actuals as (
-    select * from {{ ref('actuals') }}
-    where is_price_valid and actual_price > 0
+with windows as (
+    select * from {{ ref('int_interval_windows') }}
+    where {{ is_new_series() }}
 ),
 
 errors as (
-    select
-        traits.*,
-        abs(ln(traits.predicted_price / actuals.actual_price)) as log_error
-    from traits
-    inner join actuals on traits.observation_id = actuals.observation_id
-),
-
-scored as (
-    select
-        model_version,
-        month
-    from traits
-    where split <> 'eval'
-    group by model_version, month
-),
-
-{%- if contract().observed_on %}
-
--- a month without earlier prices of its own uses the latest there are
-windows as (
-    select
-        scored.model_version,
-        scored.month as known_in,
-        max(errors.month) as known_through
-    from scored
-    inner join errors on scored.model_version = errors.model_version and scored.month > errors.month
-    group by scored.model_version, scored.month
+    select * from {{ ref('int_prediction_traits') }}
+    where log_error is not null {{ "and split = 'eval'" if not contract().observed_on }}
 ),
 
 known as (
     select
-        windows.known_in,
+        windows.month as known_in,
         errors.*
     from errors
     inner join windows
         on
             errors.model_version = windows.model_version
-            and errors.month <= windows.known_through
-            and errors.month > {{ add_months('windows.known_through', '-' ~ window_months) }}
+            {%- if contract().observed_on %}
+            and errors.month between windows.known_from and windows.known_through
+            {%- endif %}
 ),
-{%- else %}
-
--- without dates, the evaluation rows are what was known before
-known as (
-    select
-        scored.month as known_in,
-        errors.*
-    from errors
-    inner join scored on errors.model_version = scored.model_version
-    where errors.split = 'eval'
-),
-{%- endif %}
 
 overall as (
     select
@@ -171,13 +133,15 @@ together as (
 
 final as (
     select
-        model_version,
-        known_in as month,
-        trait,
-        class,
-        n,
-        factor
+        together.model_version,
+        together.known_in as month,
+        together.trait,
+        together.class,
+        together.n,
+        together.factor,
+        windows.fingerprint
     from together
+    inner join windows on together.model_version = windows.model_version and together.known_in = windows.month
 )
 
 select * from final
