@@ -19,7 +19,9 @@ known as (
     select
         model_version,
         {{ 'month' if contract().observed_on else add_months('month', -1) }} as month,
-        {{ content_fingerprint(['observation_id', 'history', 'surprise', 'rarity', 'area', 'log_error']) }} as fingerprint
+        {{ content_fingerprint([
+            'observation_id', 'history', 'surprise', 'rarity', 'area', 'log_error',
+        ]) }} as fingerprint
     from traits
     -- without dates, the evaluation rows are what was known before
     where log_error is not null {{ "and split = 'eval'" if not contract().observed_on }}
@@ -43,13 +45,15 @@ final as (
         latest.month,
         {{ add_months('latest.known_through', 1 - window_months) }} as known_from,
         latest.known_through,
-        concat_ws(' ', latest.model_version, latest.month, {{ joined_text('known.fingerprint', 'known.month') }}) as fingerprint
+        concat_ws(
+            ' ', latest.model_version, latest.month, {{ joined_text('known.fingerprint', 'known.month') }}
+        ) as fingerprint
     from latest
     inner join known
         on
             latest.model_version = known.model_version
-            and known.month <= latest.known_through
-            and known.month > {{ add_months('latest.known_through', -window_months) }}
+            and latest.known_through >= known.month
+            and {{ add_months('latest.known_through', -window_months) }} < known.month
     group by latest.model_version, latest.month, latest.known_through
 )
 
