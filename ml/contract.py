@@ -185,13 +185,12 @@ class Contract(_Block):
             known("observed_on", [self.observed_on], [c.name for c in self.columns if c.type == "date"])
         if self.size:
             known("size", [self.size], [c.name for c in self.columns if c.type == "number"])
+        usable = [c.name for c in self.columns if c.role == "feature" and c.type == "number"]
         for encoding in self.encodings:
             known(f"encodings.{encoding.name}.keys", encoding.keys, [*names, "area", "locality"])
             compared = [encoding.differs_in] if encoding.differs_in else []
-            known(
-                f"encodings.{encoding.name}.differs_in", compared, [c.name for c in self.columns if c.type == "number"]
-            )
-        usable = [c.name for c in self.columns if c.role == "feature" and c.type == "number"]
+            # never the price, nor what leaks it: the row's own value enters the feature
+            known(f"encodings.{encoding.name}.differs_in", compared, usable)
         known("level", self.level, [*encodings, *usable])
         known("persistence", self.persistence, encodings)
         known("history", [self.history] if self.history else [], encodings)

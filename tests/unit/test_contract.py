@@ -108,6 +108,24 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
         lambda b: b["encodings"][0].update(keys=["road"]),
         ["encodings.town_3m.keys: 'road' is not one of id"],
     ),
+    "difference in the price": (
+        lambda b: b["encodings"][0].update(differs_in="paid"),
+        ["encodings.town_3m.differs_in: 'paid' is not one of area_sqm"],
+    ),
+    "difference in a leak": (
+        lambda b: b["encodings"][0].update(differs_in="fee"),
+        ["encodings.town_3m.differs_in: 'fee' is not one of area_sqm"],
+    ),
+    "change against this month": (
+        lambda b: b["encodings"][0].update(changes=[0]),
+        ["encodings.0.changes.0", "greater than or equal to 1"],
+    ),
+    "history of nothing known": (lambda b: b.update(history="x"), ["history: 'x' is not one of town_3m"]),
+    "one fold": (lambda b: b.update(folds={"count": 1}), ["folds.count", "greater than or equal to 2"]),
+    "undated folds by time": (
+        lambda b: b.update(observed_on=None, split={"eval_share": 0.2, "holdout_share": 0.2}, folds={"method": "time"}),
+        ["folds.method: without dates there is no time to roll over"],
+    ),
     "level of nothing known": (lambda b: b.update(level=["x"]), ["level: 'x' is not one of town_3m, town_last_year"]),
     "persistence of a column": (
         lambda b: b.update(persistence=["area_sqm"]),

@@ -206,6 +206,14 @@ def test_an_illegal_parameter_is_refused_by_name(tmp_path: Path, old: str, new: 
         params.load("housets", path)
 
 
+def test_a_profile_changes_the_knobs_it_names() -> None:
+    default, best = params.load("hdb"), params.load("hdb", profile="best")
+    assert (best.eta, best.rounds, best.max_depth) == (0.02, 6000, default.max_depth)
+    assert params.load("hdb", profile="default") == default
+    with pytest.raises(params.ParamsError, match="unknown profile 'slow'; known are: default, fast, best"):
+        params.load("hdb", profile="slow")
+
+
 def test_every_knob_is_explained() -> None:
     for line in params.PARAMS.read_text(encoding="utf-8").splitlines():
         if re.match(r"^\w+: \S", line):
