@@ -31,7 +31,9 @@ members as (
     {%- for segment_type, condition in same_segment.items() %}
     select
         studied.group_id,
-        cast(floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['matched.observation_id'])) }}) as integer) as part,
+        cast(
+            floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['matched.observation_id'])) }}) as integer
+        ) as part,
         matched.actual_price,
         matched.predicted_price
     from matched
