@@ -11,6 +11,7 @@ import dagster as dg
 
 from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
+from ml.contract import add_months
 
 PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
 MODEL_VERSIONS = dg.AssetKey(["training", "model_versions"])
@@ -75,8 +76,7 @@ def months_tag(first: str, last: str) -> dict[str, str]:
 )
 def score_monthly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     now = context.scheduled_execution_time or datetime.now(UTC)
-    year, month = (now.year, now.month - 1) if now.month > 1 else (now.year - 1, 12)
-    key = f"{year:04d}-{month:02d}-01"
+    key = add_months(now.date(), -1).isoformat()
     return dg.RunRequest(run_key=key, partition_key=key)
 
 

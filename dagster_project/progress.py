@@ -33,3 +33,8 @@ def progress(context: dg.AssetExecutionContext | dg.OpExecutionContext, task: st
             context.log.info(f"{task}: {done} of {total}")
 
     return log_each_tenth
+
+
+def tasks(context: dg.AssetExecutionContext) -> Reporter:
+    """A callback ``(task, done, total)`` for work that names its own tasks."""
+    return reporter.get() or (lambda task, done, total: context.log.debug(f"{task} {done}/{total}"))

@@ -7,10 +7,11 @@ the valuation month by the as-of market index. Reasons for a price are in ``ml/e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
+from functools import cached_property
 
 import duckdb
 import numpy as np
@@ -39,13 +40,21 @@ class Homes:
     leaves: np.ndarray
     """uint16, shape (n, trees)."""
 
-    def by_area(self) -> Iterator[tuple[str, slice]]:
+    @cached_property
+    def by_area(self) -> dict[str, slice]:
         areas = self.rows["area"].to_pylist()
+        out: dict[str, slice] = {}
         first = 0
         for i in range(1, len(areas) + 1):
             if i == len(areas) or areas[i] != areas[first]:
-                yield areas[first], slice(first, i)
+                out[areas[first]] = slice(first, i)
                 first = i
+        return out
+
+    @cached_property
+    def months(self) -> np.ndarray:
+        """datetime64[D], shape (n,)."""
+        return np.array(self.rows["month"].to_numpy(), dtype="datetime64[D]")
 
 
 def sales(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contract, months: Sequence[date]) -> Homes:
@@ -55,12 +64,8 @@ def sales(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contr
     return _read(connection, bundle, contract, f"is_price_valid and {when}")
 
 
-def subjects(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contract, month: date) -> Homes:
-    """What the bundle's version predicted of a month."""
-    predicted = (
-        f"select observation_id from predictions.predictions where model_version = '{bundle.model_version}' "
-        f"and month = date '{month}' and split <> 'eval' and predicted_price is not null"
-    )
+def subjects(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contract, predicted: str) -> Homes:
+    """The homes of a query of observation_id."""
     return _read(connection, bundle, contract, f"observation_id in ({predicted})")
 
 
@@ -71,9 +76,7 @@ def find(subjects: Homes, sales: Homes, contract: Contract, month: date, *, thre
     ``similarity`` is the share of trees with a common leaf; of equal ones the newer sale comes first. A subject with
     fewer sales in its area has fewer comparables, and never itself.
     """
-    own = dict(sales.by_area())
-    sold = np.array(sales.rows["month"].to_numpy(), dtype="datetime64[D]")
-    work = [(part, own[area]) for area, part in subjects.by_area() if area in own]
+    work = [(part, sales.by_area[area]) for area, part in subjects.by_area.items() if area in sales.by_area]
 
     def compared(task: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         part, area = task
@@ -81,7 +84,8 @@ def find(subjects: Homes, sales: Homes, contract: Contract, month: date, *, thre
         if contract.observed_on:
             valued = np.datetime64(month)
             oldest = np.datetime64(add_months(month, -MONTHS_BACK))
-            candidates = candidates[(sold[area] < valued) & (sold[area] >= oldest)]
+            sold = sales.months[area]
+            candidates = candidates[(sold < valued) & (sold >= oldest)]
         return _nearest(subjects.leaves, sales.leaves, part, candidates)
 
     with ThreadPoolExecutor(threads) as pool:

@@ -71,7 +71,8 @@ def explain_months(
         for month in block:
             part = slice(first, first + counts[month])
             first = part.stop
-            homes = comparables.subjects(connection, bundle, contract, month)
+            predicted = f"select observation_id from ({_explained(version)}) where month = date '{month}'"
+            homes = comparables.subjects(connection, bundle, contract, predicted)
             similar = comparables.find(homes, sales, contract, month, threads=settings.threads)
             reasons = _explanations(bundle, rows.slice(part.start, counts[month]), amounts[part])
             with transaction(connection):

@@ -33,11 +33,14 @@ def shap_values(
     """
     if not len(x):
         return np.empty((0, x.shape[1] + 1))
-    trees = [_Tree.parse(tree) for tree in _trees(booster)]
-    width = max((tree.width for tree in trees), default=1)
-    # preparing a tree costs what XGBoost needs for some rows; measured on trees of depth 6 and 8
-    if width > MAX_PATH or len(x) < ROWS_PER_PATTERN << width:
-        return booster.predict(xgb.DMatrix(x), pred_contribs=True, validate_features=False).astype(np.float64)
+    raw = _trees(booster)
+    # preparing a tree costs what XGBoost needs for some rows; measured on trees of depth 6 and 8. The first tree stands
+    # for all, so that a thousand others are not taken apart for nothing
+    if len(x) < ROWS_PER_PATTERN << _Tree.parse(raw[0]).width:
+        return _by_xgboost(booster, x)
+    trees = [_Tree.parse(tree) for tree in raw]
+    if any(tree.width > MAX_PATH for tree in trees):
+        return _by_xgboost(booster, x)
     thresholds = _thresholds(trees, x.shape[1])
     codes = np.empty(x.shape[::-1], dtype=np.uint16)
     for f, bounds in enumerate(thresholds):
@@ -56,9 +59,12 @@ def shap_values(
 
     with ThreadPoolExecutor(threads) as pool:
         values = sum(pool.map(part, range(threads)))
-    any_row = xgb.DMatrix(np.zeros((1, x.shape[1]), dtype=np.float32))
-    bias = booster.predict(any_row, pred_contribs=True, validate_features=False)[0, -1]
-    return np.column_stack([values, np.full(len(x), bias, dtype=np.float64)])
+    bias = _by_xgboost(booster, np.zeros((1, x.shape[1]), dtype=np.float32))[0, -1]
+    return np.column_stack([values, np.full(len(x), bias)])
+
+
+def _by_xgboost(booster: xgb.Booster, x: np.ndarray) -> np.ndarray:
+    return booster.predict(xgb.DMatrix(x), pred_contribs=True, validate_features=False).astype(np.float64)
 
 
 def _trees(booster: xgb.Booster) -> list[dict[str, Any]]:

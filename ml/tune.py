@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 METRIC = "mape_pct"  # mean absolute percent error: between the typical house (MdAPE) and the dear one (MAE)
+DEPTHS = (3, 8)
+#: Lowest and highest value of what is searched besides, and whether by powers.
+SPACE = {
+    "eta": (0.02, 0.2, True),
+    "subsample": (0.5, 1.0, False),
+    "colsample_bytree": (0.3, 1.0, False),
+    "min_child_weight": (1.0, 50.0, True),
+    "reg_lambda": (0.1, 50.0, True),
+}
 STARTUP_TRIALS = 8  # random ones, before the sampler learns from them and the pruner compares with them
 
 
@@ -134,21 +143,19 @@ def apply_best(settings: Settings, path: Path = PARAMS) -> str:
     for name, value in best.params.items():
         own[name] = round(value, 6) if isinstance(value, float) else value
     aside = path.with_suffix(".new.yml")
-    with aside.open("w", encoding="utf-8") as file:
-        yaml.dump(document, file)
-    load_params(settings.dataset, aside)
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            yaml.dump(document, file)
+        load_params(settings.dataset, aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
     return f"trial {best.number} (mean {METRIC} {best.value:.3f}) stands in {path.name}; next: housing train"
 
 
 def _suggest(trial: optuna.Trial) -> dict[str, Any]:
-    return {
-        "max_depth": trial.suggest_int("max_depth", 3, 8),
-        "eta": trial.suggest_float("eta", 0.02, 0.2, log=True),
-        "subsample": trial.suggest_float("subsample", 0.5, 1.0),
-        "colsample_bytree": trial.suggest_float("colsample_bytree", 0.3, 1.0),
-        "min_child_weight": trial.suggest_float("min_child_weight", 1.0, 50.0, log=True),
-        "reg_lambda": trial.suggest_float("reg_lambda", 0.1, 50.0, log=True),
+    return {"max_depth": trial.suggest_int("max_depth", *DEPTHS)} | {
+        name: trial.suggest_float(name, low, high, log=log) for name, (low, high, log) in SPACE.items()
     }
 
 
@@ -165,8 +172,7 @@ def _study(
     study.sampler = optuna.samplers.TPESampler(seed=params.seed + len(study.trials), n_startup_trials=STARTUP_TRIALS)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=STARTUP_TRIALS)
     if not known:
-        space = ("max_depth", "eta", "subsample", "colsample_bytree", "min_child_weight", "reg_lambda")
-        study.enqueue_trial(params.model_dump(include=set(space)))
+        study.enqueue_trial(params.model_dump(include={"max_depth", *SPACE}))
     return study
 
 

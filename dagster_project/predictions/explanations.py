@@ -13,6 +13,11 @@ from ml.contract import Contract
 from ml.explain import explain_months, unexplained_months
 from ml.registry import champion
 
+TABLES = {
+    "explanations": "What each feature adds to each predicted price, in currency (SHAP).",
+    "comparables": "The most similar earlier sales of each scored home, at the prices of the valuation month.",
+}
+
 
 def explanation_assets(contract: Contract) -> dg.AssetsDefinition:
     """Both tables of one dataset; they are written together, month by month."""
@@ -21,19 +26,13 @@ def explanation_assets(contract: Contract) -> dg.AssetsDefinition:
         name="explanations",
         specs=[
             dg.AssetSpec(
-                ["predictions", "explanations"],
+                ["predictions", name],
                 deps=[PREDICTIONS],
                 group_name="predictions",
                 kinds={"xgboost", "duckdb"},
-                description="What each feature adds to each predicted price, in currency (SHAP).",
-            ),
-            dg.AssetSpec(
-                ["predictions", "comparables"],
-                deps=[PREDICTIONS],
-                group_name="predictions",
-                kinds={"xgboost", "duckdb"},
-                description="The most similar earlier sales of each scored home, at the prices of the valuation month.",
-            ),
+                description=description,
+            )
+            for name, description in TABLES.items()
         ],
         partitions_def=scoring_months(contract),
         backfill_policy=dg.BackfillPolicy.single_run(),
@@ -49,7 +48,7 @@ def explanation_assets(contract: Contract) -> dg.AssetsDefinition:
             if version and months:
                 report = progress(context, f"explain {len(months)} months of {version.model_version}")
                 rows = explain_months(connection, housing.settings, housing.contract, version, months, progress=report)
-        for name in ("explanations", "comparables"):
+        for name in TABLES:
             yield dg.MaterializeResult(
                 asset_key=["predictions", name],
                 metadata={"predictions_explained": sum(rows.values()), "months_explained": len(rows)},

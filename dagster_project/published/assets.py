@@ -5,7 +5,6 @@ import dagster as dg
 from dagster_project.progress import progress
 from dagster_project.published.snapshot import publish
 from dagster_project.resources import POOL, Housing
-from ml.report import latest_month, write_report
 
 #: Models whose tables a reader of the snapshot expects; the checks of all of them come first.
 UPSTREAM = [
@@ -51,6 +50,8 @@ def snapshot(context: dg.AssetExecutionContext, housing: Housing) -> dg.Material
     description="One self-contained HTML page on the newest scored month whose prices are known.",
 )
 def report(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
+    from ml.report import latest_month, write_report  # draws with matplotlib: half a second for every other command
+
     month = latest_month(housing.settings)
     if month is None:
         context.log.info("no scored month has known prices yet, so there is nothing to report")

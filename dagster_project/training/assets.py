@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_project.progress import reporter
+from dagster_project.progress import tasks
 from dagster_project.resources import POOL, Housing
 from ml.params import DEFAULT_PROFILE
 from ml.params import load as load_params
@@ -38,7 +38,6 @@ class TrainingConfig(dg.Config):
     description="A registered model version with its bundle. It becomes champion when it passes the contract's gate.",
 )
 def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: TrainingConfig) -> dg.MaterializeResult:
-    show = reporter.get() or (lambda task, done, total: context.log.debug(f"{task} {done}/{total}"))
     with housing.write(context) as connection:
         outcome = train_and_register(
             connection,
@@ -48,7 +47,7 @@ def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: 
             force=config.force,
             params=load_params(housing.settings.dataset, profile=config.profile),
             actor=f"run {context.run_id[:8]}",
-            progress=show,
+            progress=tasks(context),
         )
     version = outcome.version
     context.log.info(f"{version.model_version} {'trained' if outcome.trained else 'stood already'}: {version.status}")

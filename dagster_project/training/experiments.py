@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from dagster_project.progress import reporter
+from dagster_project.progress import tasks
 from dagster_project.resources import POOL, Housing
 from ml.model_selection import compare
 from ml.params import load
@@ -36,7 +36,7 @@ def model_selection(context: dg.AssetExecutionContext, housing: Housing) -> dg.M
             housing.contract,
             load(housing.settings.dataset),
             threads=housing.settings.threads,
-            progress=reporter.get(),
+            progress=tasks(context),
         )
     return dg.MaterializeResult(metadata={"dagster/row_count": len(rows)})
 
@@ -58,7 +58,7 @@ def tuning_trials(context: dg.AssetExecutionContext, housing: Housing, config: T
             load(housing.settings.dataset),
             trials=config.trials,
             minutes=config.minutes,
-            progress=reporter.get(),
+            progress=tasks(context),
         )
     best = best_so_far(housing.settings)
     found = {"best_value": best.value, "best_params": dg.MetadataValue.json(best.params)} if best else {}

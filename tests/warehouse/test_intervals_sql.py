@@ -13,24 +13,10 @@ import pyarrow as pa
 import pytest
 
 from ml.warehouse import OWNED_TABLES, connect
-from tests.conftest import Home
+from tests.conftest import UPSTREAM, Home
 
-UPSTREAM = """
-create schema features;
-create schema intermediate;
-create table raw.observations (_file varchar, _row bigint, _loaded_at timestamp, _batch bigint);
-create table features.features (
-    _batch bigint, observation_id varchar, observed_on date, month date, area varchar, locality varchar,
-    price double, is_price_valid boolean, split varchar, target_offset double, persistence_price double,
-    last_year_price double, history_n bigint
-);
-create view training.training_dataset as select * from features.features;
-create table intermediate.int_observations_rejected (
-    _file varchar, _row bigint, _batch bigint, observation_id varchar, reasons varchar[]
-);
-insert into raw.files (file, rows, status, batch, loaded_at) values ('a.csv', 1, 'loaded', 1, '2024-03-05');
-"""
 ROWS = """
+insert into raw.files (file, rows, status, batch, loaded_at) values ('a.csv', 1, 'loaded', 1, '2024-03-05');
 insert into features.features by name
 select 1 as _batch, id as observation_id, month, area, actual as price, is_valid as is_price_valid,
     case when month < date '2021-07-01' then 'eval' else 'holdout' end as split, target_offset, persistence_price,

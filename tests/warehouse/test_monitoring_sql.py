@@ -17,23 +17,7 @@ import pytest
 
 from ml.evaluate import accuracy, ratio_statistics
 from ml.warehouse import OWNED_TABLES, connect
-from tests.conftest import Home
-
-#: Canonical columns of the upstream models that the models under test read.
-UPSTREAM = """
-create schema features;
-create schema intermediate;
-create table raw.observations (_file varchar, _row bigint, _loaded_at timestamp, _batch bigint);
-create table features.features (
-    _batch bigint, observation_id varchar, observed_on date, month date, area varchar, locality varchar,
-    price double, is_price_valid boolean, split varchar, target_offset double, persistence_price double,
-    last_year_price double, history_n bigint
-);
-create view training.training_dataset as select * from features.features;
-create table intermediate.int_observations_rejected (
-    _file varchar, _row bigint, _batch bigint, observation_id varchar, reasons varchar[]
-);
-"""
+from tests.conftest import UPSTREAM, Home
 
 #: Five sales whose statistics are computed by hand: two in month 1, three in month 2.
 BY_HAND = """

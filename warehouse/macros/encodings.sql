@@ -96,7 +96,7 @@
           'name': e.name ~ '_change_' ~ months ~ 'm',
           'expression': e.name ~ '_mean - ' ~ e.name ~ '_' ~ months ~ 'm_ago_mean'}) %}
     {% endfor %}
-    {% if e.differs_in is defined %}
+    {% if e.differs_in %}
       {% do out.append({
           'name': e.name ~ '_' ~ e.differs_in ~ '_difference',
           'expression': e.differs_in ~ ' - ' ~ e.name ~ '_mean_compared'}) %}
@@ -107,7 +107,7 @@
 
 {# Columns in which a row is compared with an encoding's history, each once. #}
 {% macro compared_columns() %}
-  {{ return(contract().encodings | selectattr('differs_in', 'defined') | map(attribute='differs_in') | unique | list) }}
+  {{ return(contract().encodings | selectattr('differs_in', 'defined') | selectattr('differs_in') | map(attribute='differs_in') | unique | list) }}
 {% endmacro %}
 
 {# Columns besides month and price that encodings read, each once. #}

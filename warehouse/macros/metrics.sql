@@ -6,6 +6,9 @@
 {# Share of rows whose absolute error is at most this share of the actual price, in percent. #}
 {% macro within_pct(limit) %}{{ return('100 * avg(case when absolute_pct_error <= ' ~ limit ~ ' then 1.0 else 0.0 end)') }}{% endmacro %}
 
+{# Condition: a price that a ratio can be made of. NaN is greater than infinity, so that neither passes. #}
+{% macro is_positive(x) %}{{ return('(' ~ x ~ " > 0 and " ~ x ~ " < cast('infinity' as double))") }}{% endmacro %}
+
 {# Aggregates over absolute_error, absolute_pct_error, actual_price and ratio. #}
 {% macro error_metrics() -%}
         count(*) as n,
@@ -122,28 +125,4 @@ final as (
 )
 
 select * from final
-{%- endmacro %}
-
-{# Parts that a bootstrap draws from. Fewer rows than parts: each row is its own. #}
-{% macro bootstrap_parts() %}{{ return(100) }}{% endmacro %}
-
-{# `select` of part, sample and weight: how often each sample drew the part, Poisson with mean 1, the same every time. #}
-{% macro bootstrap_weights(samples=200) %}
-    select
-        part,
-        sample,
-        case
-            {%- for upper in [0.367879, 0.735759, 0.919699, 0.981012, 0.996340] %}
-            when share < {{ upper }} then {{ loop.index0 }}
-            {%- endfor %}
-            else 5
-        end as weight
-    from (
-        select
-            part.months_back as part,
-            sample.months_back as sample,
-            {{ hash_share(stable_hash(['part.months_back', 'sample.months_back'])) }} as share
-        from {{ number_series(0, bootstrap_parts() - 1) }} as part
-        cross join {{ number_series(1, samples) }} as sample
-    ) as drawn
 {%- endmacro %}

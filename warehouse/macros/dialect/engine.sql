@@ -60,9 +60,9 @@
 {% macro add_months(date, months) %}{{ return(adapter.dispatch('add_months')(date, months)) }}{% endmacro %}
 {% macro default__add_months(date, months) %}{{ return('cast(' ~ date ~ ' + to_months(cast(' ~ months ~ ' as integer)) as date)') }}{% endmacro %}
 
-{# Rows 1..n of whole numbers as a relation with the column months_back. #}
+{# Whole numbers from first to last as a relation with the column number. #}
 {% macro number_series(first, last) %}{{ return(adapter.dispatch('number_series')(first, last)) }}{% endmacro %}
-{% macro default__number_series(first, last) %}{{ return('(select unnest(range(' ~ first ~ ', ' ~ (last + 1) ~ ')) as months_back)') }}{% endmacro %}
+{% macro default__number_series(first, last) %}{{ return('(select unnest(range(' ~ first ~ ', ' ~ (last + 1) ~ ')) as number)') }}{% endmacro %}
 
 {# The part of a text that matches a group, or null. #}
 {% macro regex_group(text, pattern, group) %}{{ return(adapter.dispatch('regex_group')(text, pattern, group)) }}{% endmacro %}

@@ -52,7 +52,7 @@ market as (
 
 market_as_of as (
     select
-        {{ add_months('market.month', 'back.months_back') }} as month,
+        {{ add_months('market.month', 'back.number') }} as month,
         cast(round(sum(market.micro_log_price) / sum(market.n)) as bigint) as micro_index
     from market
     cross join {{ number_series(1, 3) }} as back
@@ -93,7 +93,7 @@ market_as_of as (
     {%- else %}
     select
         source.key_value,
-        {{ add_months('source.month', 'back.months_back') }} as month,
+        {{ add_months('source.month', 'back.number') }} as month,
         sum(source.n) as n,
         {%- if e.indexed %}
         -- each month relative to its own market, then brought to the market as it is known
@@ -107,7 +107,7 @@ market_as_of as (
     cross join {{ number_series(months[0], months[1]) }} as back
     {%- if e.indexed %}
     inner join market on source.month = market.month
-    left join market_as_of on market_as_of.month = {{ add_months('source.month', 'back.months_back') }}
+    left join market_as_of on market_as_of.month = {{ add_months('source.month', 'back.number') }}
     {%- endif %}
     group by 1, 2
     {%- endif %}

@@ -54,6 +54,7 @@ grouped as (
         price_decile,
         {{ error_metrics() }}
     from populations
+    -- sqlfluff does not parse grouping sets of several columns
     group by grouping sets ( -- noqa: PRS
         (series_id, population), (series_id, population, area),
         (series_id, population, month), (series_id, population, price_decile)

@@ -54,6 +54,7 @@ grouped as (
         avg(width_pct) as mean_width_pct,
         {{ median_of('absolute_pct_error') }} as mdape_pct
     from leveled
+    -- sqlfluff does not parse grouping sets of several columns
     group by grouping sets ( -- noqa: PRS
         (model_version, split, level_pct), (model_version, split, level_pct, month),
         (model_version, split, level_pct, area), (model_version, split, level_pct, grade)

@@ -23,8 +23,7 @@ known as (
             'observation_id', 'history', 'surprise', 'rarity', 'area', 'log_error',
         ]) }} as fingerprint
     from traits
-    -- without dates, the evaluation rows are what was known before
-    where log_error is not null {{ "and split = 'eval'" if not contract().observed_on }}
+    where {{ is_known_error() }}
     group by model_version, month
 ),
 
@@ -33,6 +32,7 @@ latest as (
     select
         scored.model_version,
         scored.month,
+        {{ add_months('max(known.month)', 1 - window_months) }} as known_from,
         max(known.month) as known_through
     from scored
     inner join known on scored.model_version = known.model_version and scored.month > known.month
@@ -43,7 +43,7 @@ final as (
     select
         latest.model_version,
         latest.month,
-        {{ add_months('latest.known_through', 1 - window_months) }} as known_from,
+        latest.known_from,
         latest.known_through,
         concat_ws(
             ' ', latest.model_version, latest.month, {{ joined_text('known.fingerprint', 'known.month') }}
@@ -52,9 +52,8 @@ final as (
     inner join known
         on
             latest.model_version = known.model_version
-            and latest.known_through >= known.month
-            and {{ add_months('latest.known_through', -window_months) }} < known.month
-    group by latest.model_version, latest.month, latest.known_through
+            and known.month between latest.known_from and latest.known_through
+    group by latest.model_version, latest.month, latest.known_from, latest.known_through
 )
 
 select * from final

@@ -4,10 +4,7 @@
 -- price of the place is from the prediction, and how far the home is from the ordinary. With the error, once known.
 with predictions as (
     select * from {{ source('predictions', 'predictions') }}
-    where
-        kind = 'model' and predicted_price > 0
-        -- NaN is greater than infinity, so that neither passes
-        and predicted_price < cast('infinity' as double)
+    where kind = 'model' and {{ is_positive('predicted_price') }}
 ),
 
 features as (

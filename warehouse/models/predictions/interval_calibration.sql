@@ -13,7 +13,7 @@ with windows as (
 
 errors as (
     select * from {{ ref('int_prediction_traits') }}
-    where log_error is not null {{ "and split = 'eval'" if not contract().observed_on }}
+    where {{ is_known_error() }}
 ),
 
 known as (

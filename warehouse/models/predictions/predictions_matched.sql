@@ -31,10 +31,7 @@ matched as (
         actuals.is_price_valid,
         actuals.price_decile,
         actuals.landed_at,
-        -- NaN is greater than infinity, so that neither passes
-        predictions.predicted_price > 0
-        and predictions.predicted_price < cast('infinity' as double)
-        and actuals.actual_price > 0 as is_ratio_known
+        {{ is_positive('predictions.predicted_price') }} and actuals.actual_price > 0 as is_ratio_known
     from predictions
     inner join actuals on predictions.observation_id = actuals.observation_id
 ),
