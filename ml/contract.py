@@ -127,6 +127,29 @@ class Gate(_Block):
     min_compared_rows: int = Field(default=30, ge=1, description="a baseline with fewer priced rows is not compared")
 
 
+class Retraining(_Block):
+    """When evidence against the champion may start a training; what counts as evidence is SQL and a seed."""
+
+    min_new_labels: int = Field(default=300, ge=1, description="prices known since the newest training")
+    cooldown_months: int = Field(default=3, ge=0, description="months between two trainings")
+    max_attempts: int = Field(default=3, ge=1, description="runs that may die before a person is asked")
+
+
+class Promotion(_Block):
+    """What a challenger needs to replace the champion; both are compared on rows that neither learned from."""
+
+    mode: Literal["auto", "manual", "canary"] = Field(
+        default="auto", description="auto: as SQL decides; manual: by `housing promote`; canary: serves a share first"
+    )
+    window_months: int = Field(default=6, ge=1, description="newest months compared")
+    min_rows: int = Field(default=100, ge=30, description="rows that both priced, for a verdict")
+    margin_pct: float = Field(default=1.0, ge=0, description="least reduction of the mean absolute % error, relative")
+    max_segment_loss_pct: float = Field(default=15.0, gt=0, description="no area may get worse by more, relative")
+    shadow_months: int = Field(default=2, ge=1, description="months after which an undecided challenger is rejected")
+    canary_share: Share = Field(default=0.1, description="share of keys, by hash, that a canary challenger serves")
+    canary_months: int = Field(default=2, ge=1, description="months a canary serves before it is decided")
+
+
 class Landing(_Block):
     """How far a landed file may stray before it is quarantined whole."""
 
@@ -161,6 +184,8 @@ class Contract(_Block):
     split: Split
     folds: Folds = Folds()
     gate: Gate = Gate()
+    retraining: Retraining = Retraining()
+    promotion: Promotion = Promotion()
     landing: Landing = Landing()
 
     @model_validator(mode="after")
