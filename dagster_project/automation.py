@@ -1,17 +1,22 @@
-"""When things run by themselves: jobs, the monthly scoring schedule and the landing sensor.
+"""When things run by themselves: jobs, the monthly scoring schedule, and the sensors that close the loop.
 
-What a job does stands in the assets. Both are switched on as shipped.
+Files land -> `land`; then, and after each training, `score` scores what is pending, judges it and publishes; a decision
+to train again starts `retrain` once. What a job does stands in the assets, what is decided in ``warehouse/``. All of
+them are switched on as shipped.
 """
 
 import hashlib
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import dagster as dg
 
+from dagster_project.predictions.partitions import scoring_months
 from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
-from ml.contract import add_months
+from ml.contract import Contract, add_months
+from ml.retraining import published_decision
 
 PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
 MODEL_VERSIONS = dg.AssetKey(["training", "model_versions"])
@@ -60,12 +65,26 @@ tune_job = dg.define_asset_job(
     dg.AssetSelection.assets(dg.AssetKey(["training", "tuning_trials"])),
     description="Search parameters on the folds.",
 )
-JOBS = [land_job, train_job, score_job, monitor_job, compare_job, tune_job]
+retrain_job = dg.define_asset_job(
+    "retrain",
+    TRAINING,
+    description="The same as train, started by a row of monitoring.retrain_decisions, which its tags name.",
+)
+JOBS = [land_job, train_job, retrain_job, score_job, monitor_job, compare_job, tune_job]
+
+DECISION = "housing/decision"
+REASONS = "housing/reasons"
 
 
 def months_tag(first: str, last: str) -> dict[str, str]:
     """Run tags that select a range of monthly partitions (keys ``YYYY-MM-01``)."""
     return {RANGE_START: first, RANGE_END: last}
+
+
+def every_month(contract: Contract) -> dict[str, str]:
+    """Run tags for all months there are: a run of them scores what is pending and nothing else."""
+    keys = scoring_months(contract).get_partition_keys()
+    return months_tag(keys[0], keys[-1])
 
 
 @dg.schedule(
@@ -97,3 +116,70 @@ def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
         # the run key makes the request idempotent, should the cursor be lost
         yield dg.RunRequest(run_key=listing)
         context.update_cursor(listing)
+
+
+@dg.run_status_sensor(
+    run_status=dg.DagsterRunStatus.SUCCESS,
+    monitored_jobs=[land_job, train_job, retrain_job],
+    request_job=score_job,
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="After files landed or a version was trained: score what is pending, judge, promote, publish.",
+)
+def follow_up(context: dg.RunStatusSensorContext, housing: Housing) -> dg.RunRequest:
+    return dg.RunRequest(
+        run_key=f"after {context.dagster_run.run_id}",
+        tags={**every_month(housing.contract), "housing/after": context.dagster_run.run_id},
+    )
+
+
+@dg.sensor(
+    jobs=[retrain_job, monitor_job],
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts one training for each decision `retrain`; again, a bounded number of times, when its run died.",
+)
+def retrain_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """An edge, not a level: the run key is the decision and the number of runs that died for it."""
+    decision = published_decision(housing.settings)
+    if decision is None or decision["decision"] != "retrain":
+        yield dg.SkipReason(f"nothing to do: {decision['decision'] if decision else 'no month was judged yet'}")
+        return
+    name = decision["decision_id"]
+    runs = context.instance.get_runs(dg.RunsFilter(tags={DECISION: f"{housing.settings.dataset} {name}"}))
+    died = [run for run in runs if run.status in {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}]
+    if len(runs) > len(died):
+        yield dg.SkipReason(f"a training for {name} runs or has ended well")
+        return
+    most = housing.contract.retraining.max_attempts
+    if len(died) >= most:
+        # the attempts stand in the warehouse; judging again turns the decision into needs_human
+        yield dg.RunRequest(run_key=f"{housing.settings.dataset} {name} gave up", job_name=monitor_job.name)
+        return
+    if died and not _is_time(died, context):
+        yield dg.SkipReason(f"{len(died)} of {most} trainings for {name} died; the next one waits")
+        return
+    yield retrain_request(housing.settings.dataset, decision, attempt=len(died) + 1)
+
+
+def retrain_request(dataset: str, decision: dict[str, Any], attempt: int) -> dg.RunRequest:
+    """The run of a decision, with its reasons as tags."""
+    config = {"through": f"{decision['month']:%Y-%m}", "decision_id": decision["decision_id"], "attempt": attempt}
+    return dg.RunRequest(
+        run_key=f"{dataset} {decision['decision_id']} #{attempt}",
+        job_name=retrain_job.name,
+        run_config={"ops": {"training__model_versions": {"config": config}}},
+        tags={
+            DECISION: f"{dataset} {decision['decision_id']}",
+            REASONS: ", ".join(decision["reasons"]),
+            "housing/mdape_pct": f"{decision['mdape_pct']:.2f}",
+            "housing/new_labels": str(decision["new_labels"]),
+        },
+    )
+
+
+def _is_time(died: list[dg.DagsterRun], context: dg.SensorEvaluationContext) -> bool:
+    """One minute after the first death, two after the second, and so on doubling."""
+    records = context.instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id for run in died]))
+    last = max(record.update_timestamp for record in records)
+    return datetime.now(UTC) - last >= timedelta(minutes=2 ** (len(died) - 1))

@@ -95,6 +95,63 @@ def train(
 
 
 @app.command()
+def retrain(dataset: Dataset = None) -> None:
+    """Train if the newest row of monitoring.retrain_decisions says so, then let the challenger show what it can."""
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        sentence = pipeline.retrain(settings, show=show)
+    typer.echo(sentence)
+
+
+@app.command()
+def promote(
+    version: Annotated[str | None, typer.Argument(help="Version such as v2 [default: the challenger].")] = None,
+    dataset: Dataset = None,
+) -> None:
+    """Make the challenger, or a version by name, champion. The move is remembered with your name."""
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        moves = pipeline.promote(settings, version, show=show)
+    typer.echo("\n".join(moves))
+
+
+@app.command()
+def rollback(dataset: Dataset = None) -> None:
+    """Give the champion's alias back to the version that had it before. Its predictions are as they were."""
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        moves = pipeline.rollback(settings, show=show)
+    typer.echo("\n".join(moves))
+
+
+@app.command()
+def replay(
+    first: Annotated[str, typer.Option("--from", help="First month that is scored, YYYY-MM.")],
+    last: Annotated[str, typer.Option("--to", help="Last month, YYYY-MM.")],
+    policy: Annotated[str, typer.Option(help="never, on-decision, every-month or all.")] = "on-decision",
+    profile: Annotated[str, typer.Option(help="Parameter profile of ml/params.yml.")] = "default",
+    dataset: Dataset = None,
+) -> None:
+    """Walk past months as production would have: score, let prices land, judge, decide, retrain, promote.
+
+    The starting model is trained through the month before --from. A walk that was cut off goes on. Results stand in
+    monitoring.replay_months and in a picture.
+    """
+    from dagster_project import pipeline
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        text = pipeline.replay(settings, first=first, last=last, policy=policy, profile=profile, show=show)
+    typer.echo(text)
+
+
+@app.command()
 def compare(dataset: Dataset = None) -> None:
     """Fit the candidates of ml/models.yml on the folds and show error, time and size. The holdout stays unseen."""
     from dagster_project import pipeline, summary

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project import automation
+from dagster_project.monitoring.checks import monitoring_checks
 from dagster_project.predictions.assets import prediction_assets
 from dagster_project.predictions.explanations import explanation_assets
 from dagster_project.published.assets import report, snapshot
@@ -17,6 +18,7 @@ from dagster_project.raw.assets import raw_assets
 from dagster_project.resources import Housing, dbt_resource, prepare_environment
 from dagster_project.training.assets import model_versions
 from dagster_project.training.experiments import model_selection, tuning_trials
+from dagster_project.training.promotion import promotion_decisions
 from dagster_project.transform.assets import transform_assets
 from ml.contract import load
 from ml.settings import Settings
@@ -32,6 +34,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             raw_assets(contract),
             transform_assets(settings),
             model_versions,
+            promotion_decisions,
             model_selection,
             tuning_trials,
             prediction_assets(contract),
@@ -39,9 +42,10 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             snapshot,
             report,
         ],
+        asset_checks=[monitoring_checks],
         jobs=automation.JOBS,
         schedules=[automation.score_monthly],
-        sensors=[automation.landing_sensor],
+        sensors=[automation.landing_sensor, automation.follow_up, automation.retrain_sensor],
         resources={
             "housing": Housing(home=str(settings.home), dataset=settings.dataset),
             "dbt": dbt_resource(),

@@ -5,8 +5,10 @@ Jobs run in this process and are recorded in the same Dagster instance as those 
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import os
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from ml.warehouse import connect, warehouse_lock
 
 if TYPE_CHECKING:
     import dagster as dg
+    import duckdb
 
     from dagster_project.progress import Reporter
 
@@ -62,9 +65,56 @@ def train(settings: Settings, *, through: str | None, force: bool, profile: str,
     load_params(settings.dataset, profile=profile)
     with _Session(settings, "housing train", show) as session:
         session.execute(
-            "train", {"training__model_versions": {"through": through or "", "force": force, "profile": profile}}
+            "train", _config("training__model_versions", through=through or "", force=force, profile=profile)
         )
         session.score_pending()
+
+
+def retrain(settings: Settings, *, show: Reporter) -> str:
+    """Train if the newest decision says so, as the sensor would; returns a sentence about what was done."""
+    from dagster_project.automation import retrain_request
+    from ml.retraining import newest_decision
+
+    with _Session(settings, "housing retrain", show) as session:
+        with connect(settings) as connection:
+            decision = newest_decision(connection)
+        if decision is None:
+            return "no month was judged yet, so there is nothing to decide; type: housing run"
+        reasons = ", ".join(decision["reasons"]) or "no evidence"
+        if decision["decision"] != "retrain":
+            return f"{decision['decision']} ({reasons}); to train all the same: housing train --through YYYY-MM"
+        request = retrain_request(settings.dataset, decision, attempt=decision["died_attempts"] + 1)
+        session.execute("retrain", request.run_config["ops"], tags=dict(request.tags))
+        session.score_pending()
+    return f"trained because of {reasons} in {decision['month']:%Y-%m}"
+
+
+def promote(settings: Settings, version: str | None, *, show: Reporter) -> list[str]:
+    """Make the challenger, or a version by name, champion; score what it has not scored."""
+    from ml.promotion import promote as move
+
+    return _move(settings, "housing promote", show, lambda c: move(c, settings, version, actor=_user()))
+
+
+def rollback(settings: Settings, *, show: Reporter) -> list[str]:
+    """Give the alias back to the champion before this one."""
+    from ml.promotion import rollback as move
+
+    return _move(settings, "housing rollback", show, lambda c: move(c, settings, actor=_user()))
+
+
+def _move(
+    settings: Settings, purpose: str, show: Reporter, move: Callable[[duckdb.DuckDBPyConnection], list[str]]
+) -> list[str]:
+    with _Session(settings, purpose, show) as session:
+        with connect(settings) as connection:
+            moves = move(connection)
+        session.score_pending()
+    return moves
+
+
+def _user() -> str:
+    return getpass.getuser()
 
 
 def score(settings: Settings, *, month: str, show: Reporter) -> None:
@@ -72,6 +122,30 @@ def score(settings: Settings, *, month: str, show: Reporter) -> None:
     key = month_date(month).isoformat()
     with _Session(settings, "housing score", show) as session:
         session.execute("score", partitions=(key, key))
+
+
+def replay(settings: Settings, *, first: str, last: str, policy: str, profile: str, show: Reporter) -> str:
+    """Replay months under one policy or all; returns a table of the policies and where the picture stands."""
+    from dagster_project import summary
+    from dagster_project.replay import POLICIES, Plan, Policy
+    from dagster_project.replay import replay as walk
+    from dagster_project.resources import prepare_environment
+    from ml.contract import load
+    from ml.plots import replayed
+
+    wanted: list[Policy] = [known for known in POLICIES if policy in {known, "all"}]
+    if not wanted:
+        raise PipelineError(f"unknown policy {policy!r}; known are: {', '.join(POLICIES)}, all")
+    contract, params = load(settings.dataset), load_params(settings.dataset, profile=profile)
+    prepare_environment(settings)
+    for one in wanted:
+        walk(settings, contract, Plan(one, month_date(first), month_date(last)), params, show=show)
+    with connect(settings, read_only=True) as connection:
+        rows = connection.execute("select * from monitoring.replay_months order by policy, month").to_arrow_table()
+    picture = settings.home / "reports" / settings.dataset / "replay.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    replayed(rows, picture, title=f"{contract.title}: error by month under each policy")
+    return f"{summary.replayed(rows)}\n\nthe picture stands in {picture}"
 
 
 def compare(settings: Settings, *, show: Reporter) -> None:
@@ -83,7 +157,7 @@ def compare(settings: Settings, *, show: Reporter) -> None:
 def tune(settings: Settings, *, trials: int, minutes: float, show: Reporter) -> None:
     """Search parameters on the folds; a search that was cut off goes on."""
     with _Session(settings, "housing tune", show) as session:
-        session.execute("tune", {"training__tuning_trials": {"trials": trials, "minutes": minutes}})
+        session.execute("tune", _config("training__tuning_trials", trials=trials, minutes=minutes))
 
 
 def input_state(settings: Settings) -> str:
@@ -154,17 +228,22 @@ class _Session:
         self._lock.__exit__(*error)
 
     def execute(
-        self, job: str, ops: dict[str, Any] | None = None, *, partitions: tuple[str, str] | None = None
+        self,
+        job: str,
+        ops: dict[str, Any] | None = None,
+        *,
+        partitions: tuple[str, str] | None = None,
+        tags: dict[str, str] | None = None,
     ) -> None:
         """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
         from dagster_project.automation import months_tag
 
-        tags = {"housing/command": self._purpose, "housing/pid": str(os.getpid())}
+        tags = {**(tags or {}), "housing/command": self._purpose, "housing/pid": str(os.getpid())}
         one = partitions[0] if partitions and partitions[0] == partitions[1] else None
         if partitions and not one:
             tags |= months_tag(*partitions)
         config = {
-            "ops": {name: {"config": values} for name, values in (ops or {}).items()},
+            "ops": ops or {},
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         }
         # what dbt says belongs in a log; the terminal shows progress
@@ -199,6 +278,10 @@ class _Session:
             if "housing/pid" in run_.tags:
                 self._instance.report_run_failed(run_, "the process of this run was killed")
                 self._instance.event_log_storage.free_concurrency_slots_for_run(run_.run_id)
+
+
+def _config(op: str, **values: Any) -> dict[str, Any]:
+    return {op: {"config": values}}
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 
 from ml.settings import Settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 FILES = "select status, count(*) as files, sum(rows)::bigint as rows from raw.files group by status order by status"
 QUARANTINED = "select file, reason from raw.files where status = 'quarantined' order by loaded_at desc, file limit 5"
@@ -158,3 +161,23 @@ def model_selection(settings: Settings) -> str:
         for name, folds, mae, mdape, within, ratio, rmse, fit, size in rows
     ]
     return "\n".join(lines)
+
+
+def replayed(months: pa.Table) -> str:
+    """Each policy's months in one line: mean monthly error, trainings, promotions."""
+    rows = months.to_pylist()
+    lines = ["policy         months  mean MdAPE %  last 12  persistence  trainings  promotions  minutes"]
+    for policy in dict.fromkeys(row["policy"] for row in rows):
+        own = [row for row in rows if row["policy"] == policy]
+        errors = [row["mdape_pct"] for row in own if row["mdape_pct"] is not None]
+        known = [row["persistence_mdape_pct"] for row in own if row["persistence_mdape_pct"] is not None]
+        lines.append(
+            f"{policy:<14}{len(own):>7}{_mean(errors):>14.2f}{_mean(errors[-12:]):>9.2f}{_mean(known):>13.2f}"
+            f"{sum(row['trained_version'] is not None for row in own):>11}"
+            f"{sum(row['promoted_version'] is not None for row in own):>12}{sum(r['seconds'] for r in own) / 60:>9.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

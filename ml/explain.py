@@ -20,7 +20,7 @@ import pyarrow as pa
 from ml import comparables
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
-from ml.registry import ModelVersion, champion, load_bundle
+from ml.registry import ModelVersion, challenger, champion, load_bundle
 from ml.score import scorable_months
 from ml.settings import Settings
 from ml.treeshap import shap_values
@@ -103,11 +103,12 @@ def unexplained_months(connection: duckdb.DuckDBPyConnection, version: ModelVers
 
 
 def pending_months(connection: duckdb.DuckDBPyConnection) -> list[date]:
-    """Months in which the champion has something to score or to explain; none without a champion."""
-    version = champion(connection)
+    """Months in which champion or challenger has something to score, or the champion to explain; none without one."""
+    version, rival = champion(connection), challenger(connection)
     if version is None:
         return []
-    return sorted({*scorable_months(connection, version), *unexplained_months(connection, version)})
+    shadow = scorable_months(connection, rival) if rival else []
+    return sorted({*scorable_months(connection, version), *unexplained_months(connection, version), *shadow})
 
 
 def contributions(

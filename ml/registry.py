@@ -3,7 +3,7 @@
 A version comes into being by one MLflow call, made when all its artifacts stand; ``reconcile_registry`` then brings
 aliases and warehouse to agree with MLflow. The same function runs at the start of every training, so a process that
 is killed anywhere leaves nothing that the next run does not put right. Fitting is in ``ml/train.py``, the verdict in
-``ml/gate.py``.
+``ml/gate.py``; which version gets which alias, and why, in ``ml/promotion.py``.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ BUNDLE_CODE = ("__init__.py", "baselines.py", "bundle.py")
 BUNDLE_LIBRARIES = ("duckdb", "mlflow", "numpy", "pandas", "pyarrow", "xgboost-cpu", "xgboost")
 
 CHAMPION = "champion"
+CHALLENGER = "challenger"
 
 
 class RegistryError(RuntimeError):
@@ -55,7 +56,7 @@ class RegistryError(RuntimeError):
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """One row of ``training.model_versions``. ``status``: champion, retired (passed, but not champion) or rejected."""
+    """One row of ``training.model_versions``. ``status``: champion, challenger, archived (was one) or rejected."""
 
     model_version: str
     dataset: str
@@ -79,6 +80,9 @@ class ModelVersion:
     data_fingerprint: str
     training_key: str
     model_sha256: str
+    """Of the shipped model, refitted through the evaluation window where the contract says so."""
+    evaluated_sha256: str
+    """Of the model that the metrics are of."""
     git_commit: str | None
     run_id: str
     model_uri: str
@@ -109,6 +113,11 @@ def versions(connection: duckdb.DuckDBPyConnection) -> list[ModelVersion]:
 def champion(connection: duckdb.DuckDBPyConnection) -> ModelVersion | None:
     """The version that scores, if any passed its gate."""
     return next((v for v in versions(connection) if v.status == CHAMPION), None)
+
+
+def challenger(connection: duckdb.DuckDBPyConnection) -> ModelVersion | None:
+    """The version that scores beside the champion until one of them proves better."""
+    return next((v for v in versions(connection) if v.status == CHALLENGER), None)
 
 
 def load_bundle(settings: Settings, version: ModelVersion) -> Bundle:
@@ -142,11 +151,13 @@ def train_and_register(
     actor: str = "housing",
     progress: Progress | None = None,
 ) -> Outcome:
-    """Train a version, judge it and register it: as champion when it passes its gate, as rejected otherwise.
+    """Train a version, judge it and register it: rejected when it fails its gate; else champion when there is none,
+    and challenger of the one there is.
 
-    Without ``through`` the window ends with the contract's month, or the champion's where that is later, so that a
-    routine run never falls behind a version trained on purpose. A version of the same data, parameters, window and
-    gate is not trained again unless ``force``. The caller holds the warehouse lock and no open transaction.
+    Without ``through`` the window ends with the contract's month, or the champion's or challenger's where that is
+    later, so that a routine run never falls behind a version trained on purpose. A version of the same data,
+    parameters, window and gate is not trained again unless ``force``. The caller holds the warehouse lock and no open
+    transaction.
     """
     params = params or load_params(contract.name)
     show = progress or _silent
@@ -177,7 +188,7 @@ def train_and_register(
         key=key,
         show=show,
     )
-    show("promote the version", 0, 0)
+    show("enter the version", 0, 0)
     reconcile_registry(connection, settings, contract, client=client, actor=actor)
     registered = next(v for v in versions(connection) if v.model_version == f"v{number}")
     return Outcome(registered, trained=True)
@@ -193,10 +204,13 @@ def reconcile_registry(
 ) -> list[str]:
     """Make aliases and warehouse agree with MLflow; returns a sentence for each thing put right.
 
-    A version that passed its gate and was never promoted gets the alias. Versions that the warehouse does not know are
-    mirrored with their evaluation predictions, and the alias is followed, also where somebody moved it by hand, all in
-    one transaction. Runs of this warehouse that never ended are marked as killed.
+    A version that passed its gate and has no place yet becomes champion, or challenger where there is a champion.
+    Versions that the warehouse does not know are mirrored with their evaluation predictions, and aliases are followed,
+    also where somebody moved them by hand, all in one transaction. Runs of this warehouse that never ended are marked
+    as killed.
     """
+    from ml.promotion import enter, follow_aliases
+
     client = client or open_registry(settings)
     name = settings.registered_model
     mirrored = {v.model_version for v in versions(connection)}
@@ -208,18 +222,15 @@ def reconcile_registry(
             client.delete_model_version(name, number)
             done.append(f"{version} was registered by halves and is deleted")
             continue
-        if found.tags["gate"] == "passed" and "promoted_at" not in found.tags:
-            client.set_registered_model_alias(name, CHAMPION, number)
-            client.set_model_version_tag(name, number, "promoted_at", _now().isoformat())
+        enter(client, name, found, actor)
         if version not in mirrored:
             client.set_terminated(str(found.run_id), "FINISHED")
             new.append(_logged(client, found))
-    alias = _champion_in_mlflow(client, name)
     with transaction(connection):
         for row, eval_predictions in new:
             _insert_version(connection, row, eval_predictions)
             done.append(f"{row['model_version']} is mirrored to the warehouse")
-        done += _follow_alias(connection, alias, [row["model_version"] for row, _ in new], actor)
+        done += follow_aliases(connection, client, name)
     return done + _close_dead_runs(client, settings)
 
 
@@ -241,10 +252,10 @@ def open_registry(settings: Settings) -> MlflowClient:
 
 def _window(connection: duckdb.DuckDBPyConnection, contract: Contract, through: str | None) -> TrainingWindow:
     window = training_window(contract, through)
-    current = champion(connection)
-    if not through and window.through and current and current.trained_through:
-        return training_window(contract, f"{max(window.through, current.trained_through):%Y-%m}")
-    return window
+    if through or window.through is None:
+        return window
+    standing = [v.trained_through for v in (champion(connection), challenger(connection)) if v and v.trained_through]
+    return training_window(contract, f"{max([window.through, *standing]):%Y-%m}")
 
 
 def _training_key(selection: Selection, contract: Contract, params: Params) -> str:
@@ -315,6 +326,7 @@ def _register(
         "data_fingerprint": selection.fingerprint,
         "training_key": key,
         "model_sha256": hashlib.sha256(booster).hexdigest(),
+        "evaluated_sha256": hashlib.sha256(bytes(result.evaluated.save_raw("ubj"))).hexdigest(),
         "git_commit": commit,
         "run_id": run.info.run_id,
         "model_uri": f"{run.info.artifact_uri}/model",
@@ -460,18 +472,7 @@ def _logged(client: MlflowClient, found: RegisteredVersion) -> tuple[dict[str, A
         run_id = str(found.run_id)
         row = json.loads(Path(client.download_artifacts(run_id, "version.json", temporary)).read_text(encoding="utf-8"))
         predictions = pq.read_table(client.download_artifacts(run_id, "eval_predictions.parquet", temporary))
-    status = "rejected" if row["reasons"] else "retired"
-    return {**row, "model_version": f"v{found.version}", "status": status}, predictions
-
-
-def _champion_in_mlflow(client: MlflowClient, name: str) -> str | None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        number = client.get_registered_model(name).aliases.get(CHAMPION)
-    except MlflowException:
-        return None  # nothing was ever registered
-    return f"v{number}" if number else None
+    return {**row, "model_version": f"v{found.version}", "status": "rejected"}, predictions
 
 
 def _insert_version(connection: duckdb.DuckDBPyConnection, row: dict[str, Any], eval_predictions: pa.Table) -> None:
@@ -483,22 +484,6 @@ def _insert_version(connection: duckdb.DuckDBPyConnection, row: dict[str, Any], 
         [row[name] for name in columns],
     )
     write_eval_predictions(connection, row["model_version"], eval_predictions, row["run_id"])
-
-
-def _follow_alias(connection: duckdb.DuckDBPyConnection, wanted: str | None, new: list[str], actor: str) -> list[str]:
-    """Bring the status of versions to the alias in MLflow, and remember the move."""
-    current = champion(connection)
-    previous = current.model_version if current else None
-    if wanted is None or wanted == previous:
-        return []
-    reason = f"{wanted} passed its gate" if wanted in new else f"the alias was moved to {wanted} in MLflow"
-    connection.execute("update training.model_versions set status = 'retired' where status = ?", [CHAMPION])
-    connection.execute("update training.model_versions set status = ? where model_version = ?", [CHAMPION, wanted])
-    connection.execute(
-        "insert into training.model_aliases values (?, ?, ?, ?, ?, ?)",
-        [CHAMPION, wanted, previous, _now(), actor, reason],
-    )
-    return [f"{CHAMPION} is {wanted}: {reason}"]
 
 
 def _close_dead_runs(client: MlflowClient, settings: Settings) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
-from ml.registry import ModelVersion, load_bundle
+from ml.registry import CHALLENGER, ModelVersion, load_bundle
 from ml.settings import Settings
 from ml.warehouse import months_in, quoted, transaction
 
@@ -42,7 +42,8 @@ def score_month(
 ) -> int:
     """``score_months`` for one month and a bundle that is loaded already; returns the number of rows scored."""
     counts = _counts(connection, contract, version, [month])
-    _score(connection, bundle, version, [month], run_id=run_id, told=lambda rows: None)
+    role = _role(connection, contract, version)
+    _score(connection, bundle, version, [month], role=role, run_id=run_id, told=lambda rows: None)
     return counts[month]
 
 
@@ -74,9 +75,26 @@ def score_months(
             progress(done, total)
 
     told(0)
+    role = _role(connection, contract, version)
     for first in range(0, len(months), MONTHS_PER_TRANSACTION):
-        _score(connection, bundle, version, months[first : first + MONTHS_PER_TRANSACTION], run_id=run_id, told=told)
+        some = months[first : first + MONTHS_PER_TRANSACTION]
+        _score(connection, bundle, version, some, role=role, run_id=run_id, told=told)
     return counts
+
+
+def _role(connection: duckdb.DuckDBPyConnection, contract: Contract, version: ModelVersion) -> str:
+    """SQL for what a prediction is made for: served by the champion or a canary, or kept beside it for comparison."""
+    if version.status != CHALLENGER:
+        return "'champion'"
+    serves = connection.execute(
+        "select 1 from training.promotion_decisions where challenger = ? and verdict = 'canary'",
+        [version.model_version],
+    ).fetchone()
+    if not serves:
+        return "'challenger'"
+    # the macro hash_share does the same
+    share = "cast('0x' || substr(observation_id, 1, 8) as bigint) / 4294967296.0"
+    return f"case when {share} < {contract.promotion.canary_share} then 'canary' else 'challenger' end"
 
 
 def _score(
@@ -85,6 +103,7 @@ def _score(
     version: ModelVersion,
     months: Sequence[date],
     *,
+    role: str,
     run_id: str,
     told: Callable[[int], None],
 ) -> None:
@@ -100,7 +119,7 @@ def _score(
             """
         ).to_arrow_reader(BATCH_ROWS)
         for batch in reader:
-            _insert(connection, bundle, version, batch, run_id=run_id, scored_at=scored_at)
+            _insert(connection, bundle, version, batch, role=role, run_id=run_id, scored_at=scored_at)
             told(batch.num_rows)
 
 
@@ -139,7 +158,7 @@ def write_eval_predictions(
             f"""
             insert into predictions.predictions by name
             select {", ".join(IDENTITY)}, ? as model_version, ? as kind, 'eval' as split, {price} as predicted_price,
-                ?::timestamp as scored_at, ? as run_id
+                ?::timestamp as scored_at, ? as run_id, 'evaluation' as role, 'batch' as mode
             from eval_predictions
             """,
             [name, kind, datetime.now(UTC).replace(tzinfo=None), run_id],
@@ -180,6 +199,7 @@ def _insert(
     version: ModelVersion,
     batch: pa.RecordBatch,
     *,
+    role: str,
     run_id: str,
     scored_at: datetime,
 ) -> None:
@@ -201,7 +221,7 @@ def _insert(
             insert into predictions.predictions by name
             select {", ".join(IDENTITY)}, built_through_batch, ? as model_version, ? as kind,
                 case when is_priced then 'holdout' else 'to_score' end as split, {price} as predicted_price,
-                ?::timestamp as scored_at, ? as run_id
+                ?::timestamp as scored_at, ? as run_id, {role} as role, 'batch' as mode
             from scored
             """,
             [name, kind, scored_at, run_id],

@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     dataset: str = Field(default="housets", pattern=r"^[a-z][a-z0-9_]*$", description="which contract to use")
     threads: int = Field(default=2, ge=1, description="threads of DuckDB and XGBoost")
     memory_limit: str = Field(default="1200MB", pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
+    own_registry: bool = Field(default=False, description="keep models below home, MLFLOW_TRACKING_URI or not")
     lock_timeout_s: float = Field(default=1800.0, gt=0, description="how long a run waits for the warehouse")
 
     @field_validator("home")
@@ -73,7 +74,8 @@ class Settings(BaseSettings):
     @property
     def mlflow_uri(self) -> str:
         """``MLFLOW_TRACKING_URI`` or a SQLite store; absolute, or each working directory has its own registry."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
+        server = None if self.own_registry else os.environ.get("MLFLOW_TRACKING_URI")
+        return server or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
 
     @property
     def mlflow_artifacts(self) -> Path:

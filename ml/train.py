@@ -29,6 +29,8 @@ class Fit:
 
     booster: xgb.Booster
     """The shipped model: refitted on train + eval where the contract says so."""
+    evaluated: xgb.Booster
+    """The model that the metrics are of; it has not seen the evaluation rows."""
     linear: LinearModel
     """The shipped straight line, fitted on the same rows."""
     rounds: int
@@ -119,6 +121,7 @@ def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progre
     metrics, baselines = _errors(data, price, line_price)
     return Fit(
         booster=boosted.booster,
+        evaluated=boosted.evaluated,
         linear=line,
         rounds=boosted.rounds,
         curves=boosted.curves,

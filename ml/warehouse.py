@@ -25,6 +25,7 @@ OWNED_TABLES = """
 create schema if not exists raw;
 create schema if not exists training;
 create schema if not exists predictions;
+create schema if not exists monitoring;
 create table if not exists raw.files (
     file varchar not null, sha256 varchar, bytes bigint, mtime_ns bigint, rows bigint, status varchar not null,
     reason varchar, batch bigint not null, loaded_at timestamp not null, extra_columns varchar[], report varchar
@@ -34,11 +35,21 @@ create table if not exists training.model_versions (
     trained_from date, trained_through date, eval_from date, n_train bigint, n_eval bigint, features bigint,
     best_iteration bigint, training_median_price double, eval_mae double, eval_rmse double, eval_r2 double,
     eval_mdape_pct double, eval_baseline_mae double, seed bigint, data_fingerprint varchar, training_key varchar,
-    model_sha256 varchar, git_commit varchar, run_id varchar, model_uri varchar
+    model_sha256 varchar, evaluated_sha256 varchar, git_commit varchar, run_id varchar, model_uri varchar
 );
 create table if not exists training.model_aliases (
-    alias varchar not null, model_version varchar not null, previous_version varchar, moved_at timestamp not null,
+    alias varchar not null, model_version varchar, previous_version varchar, moved_at timestamp not null,
     actor varchar not null, reason varchar not null
+);
+create table if not exists training.promotion_decisions (
+    challenger varchar not null, champion varchar not null, decided_at timestamp not null, month date,
+    verdict varchar not null, stage varchar, n bigint, error_reduction_pct double, reduction_lower_pct double,
+    reduction_upper_pct double, worst_area varchar, worst_area_loss_pct double, mode varchar not null,
+    actor varchar not null, reason varchar not null
+);
+create table if not exists training.retrain_attempts (
+    decision_id varchar not null, attempt integer not null, started_at timestamp not null, finished_at timestamp,
+    run_id varchar not null
 );
 create table if not exists training.model_selection (
     candidate varchar not null, fold integer not null, test_from varchar, test_through varchar, n bigint, mae double,
@@ -48,7 +59,8 @@ create table if not exists training.model_selection (
 create table if not exists predictions.predictions (
     observation_id varchar not null, model_version varchar not null, kind varchar not null, split varchar not null,
     observed_on date, month date not null, area varchar, locality varchar, predicted_price double,
-    built_through_batch bigint, scored_at timestamp not null, run_id varchar not null
+    built_through_batch bigint, scored_at timestamp not null, run_id varchar not null,
+    role varchar not null default 'champion', mode varchar not null default 'batch'
     -- the key (observation_id, model_version) is a dbt test: keeping an index costs more than scoring does
 );
 create table if not exists predictions.explanations (
@@ -59,6 +71,11 @@ create table if not exists predictions.comparables (
     observation_id varchar not null, model_version varchar not null, month date not null, rank integer not null,
     comparable_id varchar not null, similarity double not null, sold_month date not null, price double not null,
     adjusted_price double not null
+);
+create table if not exists monitoring.replay_months (
+    policy varchar not null, month date not null, model_version varchar not null, n bigint, mae double,
+    mdape_pct double, median_ratio double, persistence_mdape_pct double, decision varchar, reasons varchar[],
+    trained_version varchar, promoted_version varchar, moves varchar[], seconds double
 );
 """
 

@@ -12,7 +12,7 @@ from dagster_project.resources import POOL, Housing
 from expectations.predictions import check, rules
 from expectations.runner import ExpectationResult
 from ml.contract import Contract
-from ml.registry import ModelVersion, champion
+from ml.registry import ModelVersion, challenger, champion
 from ml.score import scorable_months, score_months
 
 KEY = dg.AssetKey(["predictions", "predictions"])
@@ -35,24 +35,16 @@ def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
         check_specs=check_specs(KEY, rules(0, 0, 0)),
         pool=POOL,
         kinds={"xgboost", "duckdb"},
-        description="Predictions of the champion and of the linear baseline; scoring a month again replaces its rows.",
+        description="Predictions of champion, challenger and linear baseline; scoring a month again replaces its rows.",
     )
     def predictions(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
         with housing.write(context) as connection:
             version = champion(connection)
             if version is None:
                 raise NoChampionError("no version passed its gate, so nothing can be scored; see housing status")
-            months = _months(context, connection, version)
-            report = progress(context, f"score {len(months)} months with {version.model_version}")
-            rows = score_months(
-                connection,
-                housing.settings,
-                housing.contract,
-                version,
-                months,
-                run_id=context.run_id,
-                progress=report,
-            )
+            rows = _score(context, housing, connection, version, _months(context, connection, version))
+            if rival := challenger(connection):
+                _score(context, housing, connection, rival, _pending(context, connection, rival))
             verdicts = _gate(connection, version, rows)
         return dg.MaterializeResult(
             metadata={
@@ -66,12 +58,32 @@ def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
     return predictions
 
 
+def _score(
+    context: dg.AssetExecutionContext,
+    housing: Housing,
+    connection: duckdb.DuckDBPyConnection,
+    version: ModelVersion,
+    months: list[date],
+) -> dict[date, int]:
+    report = progress(context, f"score {len(months)} months with {version.model_version} ({version.status})")
+    return score_months(
+        connection, housing.settings, housing.contract, version, months, run_id=context.run_id, progress=report
+    )
+
+
 def _months(
     context: dg.AssetExecutionContext, connection: duckdb.DuckDBPyConnection, version: ModelVersion
 ) -> list[date]:
     """One month is scored whether or not it was before; of a range, the months that have something to score."""
     first, last = (date.fromisoformat(key) for key in context.partition_key_range)
-    return [first] if first == last else [m for m in scorable_months(connection, version) if first <= m <= last]
+    return [first] if first == last else _pending(context, connection, version)
+
+
+def _pending(
+    context: dg.AssetExecutionContext, connection: duckdb.DuckDBPyConnection, version: ModelVersion
+) -> list[date]:
+    first, last = (date.fromisoformat(key) for key in context.partition_key_range)
+    return [m for m in scorable_months(connection, version) if first <= m <= last]
 
 
 def _gate(

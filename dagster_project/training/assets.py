@@ -1,9 +1,12 @@
 """Training as an asset: train, evaluate, gate, register. How that is done stands in ``ml/``."""
 
 import base64
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
+import duckdb
 
 from dagster_project.progress import tasks
 from dagster_project.resources import POOL, Housing
@@ -24,6 +27,10 @@ class TrainingConfig(dg.Config):
     """Train again although a version of the same data and parameters stands."""
     profile: str = DEFAULT_PROFILE
     """Parameter profile of ml/params.yml."""
+    decision_id: str = ""
+    """Row of monitoring.retrain_decisions that asked for this training."""
+    attempt: int = 1
+    """Which run for that decision this is."""
 
 
 @dg.asset(
@@ -38,7 +45,7 @@ class TrainingConfig(dg.Config):
     description="A registered model version with its bundle. It becomes champion when it passes the contract's gate.",
 )
 def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: TrainingConfig) -> dg.MaterializeResult:
-    with housing.write(context) as connection:
+    with housing.write(context) as connection, _attempt(connection, config, context.run_id):
         outcome = train_and_register(
             connection,
             housing.settings,
@@ -63,6 +70,20 @@ def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: 
             )
         ],
     )
+
+
+@contextmanager
+def _attempt(connection: duckdb.DuckDBPyConnection, config: TrainingConfig, run_id: str) -> Iterator[None]:
+    """A row that says that a training was started, and when it ended: SQL counts those that never did."""
+    if not config.decision_id:
+        yield
+        return
+    connection.execute(
+        "insert into training.retrain_attempts values (?, ?, now()::timestamp, null, ?)",
+        [config.decision_id, config.attempt, run_id],
+    )
+    yield
+    connection.execute("update training.retrain_attempts set finished_at = now()::timestamp where run_id = ?", [run_id])
 
 
 def _numbers(version: ModelVersion) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ml.contract import Contract, ContractError, available, load, month_date, slug
+from ml.contract import Contract, ContractError, Promotion, Retraining, available, load, month_date, slug
+from ml.settings import PROJECT_ROOT
 
 TOY: dict[str, Any] = {
     "title": "Toy",
@@ -231,3 +232,10 @@ def test_slug_makes_column_names_of_any_value() -> None:
 def test_a_wrong_month_is_refused_with_an_example(wrong: str) -> None:
     with pytest.raises(ValueError, match="write YYYY-MM, for example 2022-01"):
         month_date(wrong)
+
+
+def test_the_defaults_of_promotion_and_retraining_are_the_same_in_jinja() -> None:
+    macros = (PROJECT_ROOT / "warehouse" / "macros" / "promotion.sql").read_text(encoding="utf-8")
+    for block in (Promotion(), Retraining()):
+        for name, value in block.model_dump().items():
+            assert f"'{name}': {value!r}" in macros

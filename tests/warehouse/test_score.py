@@ -125,7 +125,7 @@ def test_a_version_that_passes_is_champion_in_mlflow_and_in_the_warehouse(
     assert version.eval_mae < version.eval_baseline_mae
     assert alias(settings) == "v1"
     assert warehouse.execute("select * exclude moved_at from training.model_aliases").fetchall() == [
-        ("champion", "v1", None, "housing", "v1 passed its gate")
+        ("champion", "v1", None, "housing", "v1 passed its gate; there was no champion")
     ]
     assert count(warehouse, "split = 'eval' and model_version = 'v1' and kind = 'model'") == 180
     assert count(warehouse, "split = 'eval' and model_version = 'linear_v1' and kind = 'baseline'") == 180
@@ -188,13 +188,21 @@ def test_without_a_champion_nothing_is_to_be_scored(warehouse: duckdb.DuckDBPyCo
     assert pending_months(warehouse) == []
 
 
-def test_the_next_champion_remembers_whom_it_followed(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+def test_the_next_version_challenges_and_the_one_after_takes_its_place(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
     train(warehouse, settings)
     train(warehouse, settings, seed=2, actor="somebody")
-    assert [(v.model_version, v.status) for v in versions(warehouse)] == [("v1", "retired"), ("v2", "champion")]
+    assert [(v.model_version, v.status) for v in versions(warehouse)] == [("v1", "champion"), ("v2", "challenger")]
+    train(warehouse, settings, seed=3)
+    assert [v.status for v in versions(warehouse)] == ["champion", "archived", "challenger"]
     assert warehouse.execute(
         "select alias, model_version, previous_version, actor from training.model_aliases order by moved_at"
-    ).fetchall() == [("champion", "v1", None, "housing"), ("champion", "v2", "v1", "somebody")]
+    ).fetchall() == [
+        ("champion", "v1", None, "housing"),
+        ("challenger", "v2", None, "somebody"),
+        ("challenger", "v3", "v2", "housing"),
+    ]
 
 
 def test_a_routine_run_never_falls_behind_the_champion(
@@ -210,10 +218,10 @@ def test_a_routine_run_never_falls_behind_the_champion(
 def test_an_alias_moved_by_hand_in_mlflow_is_followed(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     train(warehouse, settings)
     train(warehouse, settings, seed=2)
-    open_registry(settings).set_registered_model_alias(settings.registered_model, "champion", "1")
+    open_registry(settings).set_registered_model_alias(settings.registered_model, "champion", "2")
     said = reconcile_registry(warehouse, settings, toy.CONTRACT, actor="operator")
-    assert said == ["champion is v1: the alias was moved to v1 in MLflow"]
-    assert [(v.model_version, v.status) for v in versions(warehouse)] == [("v1", "champion"), ("v2", "retired")]
+    assert said[0] == "champion is v2: the alias was moved to v2 in MLflow"
+    assert [(v.model_version, v.status) for v in versions(warehouse)] == [("v1", "archived"), ("v2", "champion")]
     assert reconcile_registry(warehouse, settings, toy.CONTRACT) == []
 
 
@@ -229,7 +237,7 @@ def test_a_new_warehouse_learns_all_versions_from_mlflow(
     reconcile_registry(warehouse, settings, toy.CONTRACT)
     assert state(warehouse)[0] == before[0]
     assert state(warehouse)[2] == before[2]
-    assert champion(warehouse) == versions(warehouse)[-1]
+    assert [v.status for v in versions(warehouse)] == ["champion", "rejected", "challenger"]
 
 
 def test_a_number_taken_by_somebody_else_is_left_out(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
@@ -291,7 +299,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path, 
         # the run and its files stand, no version does
         ("register the version", 0),
         # the version stands in MLflow, the warehouse knows nothing of it
-        ("promote the version", 0),
+        ("enter the version", 0),
         ("score", 0),
         # all rows are inserted, nothing is committed
         ("score", 360),

@@ -27,3 +27,21 @@
     group by model_version, month
 )
 {%- endmacro %}
+
+{# Relation of the months that a version served, with a fingerprint of what was predicted and what came. #}
+{% macro served_months() -%}
+(
+    select
+        predicted.model_version,
+        predicted.month,
+        count(*) as n_served,
+        concat_ws(' ', predicted.model_version, predicted.month, {{ content_fingerprint([
+            'predicted.observation_id', 'predicted.predicted_price', 'actuals.actual_price',
+        ]) }}) as fingerprint
+    from {{ source('predictions', 'predictions') }} as predicted
+    left join {{ ref('actuals') }} as actuals
+        on predicted.observation_id = actuals.observation_id and actuals.is_price_valid
+    where predicted.kind = 'model' and predicted.role = 'champion' and predicted.mode = 'batch'
+    group by predicted.model_version, predicted.month
+)
+{%- endmacro %}

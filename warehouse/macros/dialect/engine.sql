@@ -60,6 +60,10 @@
 {% macro add_months(date, months) %}{{ return(adapter.dispatch('add_months')(date, months)) }}{% endmacro %}
 {% macro default__add_months(date, months) %}{{ return('cast(' ~ date ~ ' + to_months(cast(' ~ months ~ ' as integer)) as date)') }}{% endmacro %}
 
+{# Whole months from one first of a month to another. #}
+{% macro months_between(a, b) %}{{ return(adapter.dispatch('months_between')(a, b)) }}{% endmacro %}
+{% macro default__months_between(a, b) %}{{ return("date_diff('month', " ~ a ~ ", " ~ b ~ ")") }}{% endmacro %}
+
 {# Whole numbers from first to last as a relation with the column number. #}
 {% macro number_series(first, last) %}{{ return(adapter.dispatch('number_series')(first, last)) }}{% endmacro %}
 {% macro default__number_series(first, last) %}{{ return('(select unnest(range(' ~ first ~ ', ' ~ (last + 1) ~ ')) as number)') }}{% endmacro %}

@@ -1,0 +1,239 @@
+-- Is the challenger measurably better than the champion? Paired errors on the newest months that both priced without
+-- having learned from them: months scored in the shadow where there are enough rows, else the challenger's evaluation
+-- window (by the model that had not seen it). The interval is a bootstrap of hash parts, as in int_ratio_statistics.
+{%- set rules = promotion_rules() %}
+with model_versions as (
+    select * from {{ source('training', 'model_versions') }}
+),
+
+pair as (
+    select
+        challenger.model_version as challenger,
+        champion.model_version as champion
+    from model_versions as challenger
+    cross join model_versions as champion
+    where challenger.status = 'challenger' and champion.status = 'champion'
+),
+
+canary as (
+    select
+        decided.challenger,
+        decided.champion,
+        max(decided.month) as month
+    from {{ source('training', 'promotion_decisions') }} as decided
+    where decided.verdict = 'canary'
+    group by decided.challenger, decided.champion
+),
+
+predictions as (
+    select *
+    from {{ source('predictions', 'predictions') }}
+    where kind = 'model' and mode = 'batch' and {{ is_positive('predicted_price') }}
+),
+
+actuals as (
+    select * from {{ ref('actuals') }}
+    where is_price_valid and actual_price > 0
+),
+
+paired as (
+    select
+        pair.challenger,
+        pair.champion,
+        theirs.month,
+        coalesce(theirs.area, 'unknown') as area,
+        case when theirs.split = 'eval' then 'eval' else 'shadow' end as stage,
+        100 * abs(theirs.predicted_price / actuals.actual_price - 1) as challenger_error,
+        100 * abs(ours.predicted_price / actuals.actual_price - 1) as champion_error,
+        cast(
+            floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['theirs.observation_id'])) }}) as integer
+        ) as part
+    from pair
+    inner join predictions as theirs on pair.challenger = theirs.model_version
+    inner join predictions as ours
+        on pair.champion = ours.model_version and theirs.observation_id = ours.observation_id
+    inner join actuals on theirs.observation_id = actuals.observation_id
+),
+
+evidence as (
+    select
+        pair.challenger,
+        pair.champion,
+        case
+            when sum(case when paired.stage = 'shadow' then 1 else 0 end) >= {{ rules.min_rows }} then 'shadow'
+            else 'eval'
+        end as stage,
+        max(paired.month) as month,
+        count(distinct case when paired.stage = 'shadow' then paired.month end) as shadow_months,
+        count(distinct case when paired.stage = 'shadow' and paired.month > canary.month then paired.month end)
+            as canary_months,
+        max(canary.month) as canary_from
+    from pair
+    left join paired on pair.challenger = paired.challenger and pair.champion = paired.champion
+    left join canary on pair.challenger = canary.challenger and pair.champion = canary.champion
+    group by pair.challenger, pair.champion
+),
+
+compared as (
+    select paired.*
+    from paired
+    inner join evidence
+        on
+            paired.challenger = evidence.challenger
+            and paired.champion = evidence.champion
+            and paired.stage = evidence.stage
+            and paired.month > {{ add_months('evidence.month', -rules.window_months) }}
+),
+
+overall as (
+    select
+        challenger,
+        champion,
+        count(*) as n,
+        avg(challenger_error) as challenger_mape_pct,
+        avg(champion_error) as champion_mape_pct,
+        100 * (1 - avg(challenger_error) / nullif(avg(champion_error), 0)) as error_reduction_pct
+    from compared
+    group by challenger, champion
+),
+
+part_sums as (
+    select
+        challenger,
+        champion,
+        part,
+        sum(challenger_error) as challenger_error,
+        sum(champion_error) as champion_error
+    from compared
+    group by challenger, champion, part
+),
+
+part_weights as (
+{{ bootstrap_weights() }}
+),
+
+samples as (
+    select
+        part_sums.challenger,
+        part_sums.champion,
+        part_weights.sample,
+        100 * (
+            1 - sum(part_weights.weight * part_sums.challenger_error)
+            / nullif(sum(part_weights.weight * part_sums.champion_error), 0)
+        ) as error_reduction_pct
+    from part_sums
+    inner join part_weights on part_sums.part = part_weights.part
+    group by part_sums.challenger, part_sums.champion, part_weights.sample
+),
+
+bounds as (
+    select
+        challenger,
+        champion,
+        {{ quantiles_of('error_reduction_pct', [0.025, 0.975]) }} as bounds
+    from samples
+    group by challenger, champion
+),
+
+-- an area gets worse when the difference is beyond two standard errors
+areas as (
+    select
+        challenger,
+        champion,
+        area,
+        100 * (avg(challenger_error) / nullif(avg(champion_error), 0) - 1) as loss_pct
+    from compared
+    group by challenger, champion, area
+    having
+        count(*) >= 30
+        and avg(challenger_error - champion_error) > 2 * stddev_samp(challenger_error - champion_error) / sqrt(count(*))
+),
+
+ranked_areas as (
+    select
+        *,
+        row_number() over (partition by challenger, champion order by loss_pct desc, area) as place
+    from areas
+),
+
+joined as (
+    select
+        evidence.challenger,
+        evidence.champion,
+        evidence.month,
+        evidence.stage,
+        evidence.shadow_months,
+        evidence.canary_months,
+        evidence.canary_from,
+        coalesce(overall.n, 0) as n,
+        overall.challenger_mape_pct,
+        overall.champion_mape_pct,
+        overall.error_reduction_pct,
+        {{ list_item('bounds.bounds', 1) }} as reduction_lower_pct,
+        {{ list_item('bounds.bounds', 2) }} as reduction_upper_pct,
+        worst.area as worst_area,
+        worst.loss_pct as worst_area_loss_pct
+    from evidence
+    left join overall on evidence.challenger = overall.challenger and evidence.champion = overall.champion
+    left join bounds on evidence.challenger = bounds.challenger and evidence.champion = bounds.champion
+    left join ranked_areas as worst
+        on evidence.challenger = worst.challenger and evidence.champion = worst.champion and worst.place = 1
+),
+
+weighed as (
+    select
+        *,
+        coalesce(
+            n >= {{ rules.min_rows }}
+            and reduction_lower_pct > 0
+            and error_reduction_pct >= {{ rules.margin_pct }}
+            and coalesce(worst_area_loss_pct, 0) <= {{ rules.max_segment_loss_pct }}, false
+        ) as is_better
+    from joined
+),
+
+decided as (
+    select
+        *,
+        case
+            when n < {{ rules.min_rows }} then 'wait'
+            {%- if rules.mode == 'canary' %}
+            when canary_from is not null and canary_months < {{ rules.canary_months }} then 'wait'
+            when canary_from is null and is_better then 'canary'
+            {%- endif %}
+            when is_better then 'promote'
+            {%- if rules.mode == 'canary' %}
+            when canary_from is not null then 'reject'
+            {%- endif %}
+            {%- if contract().observed_on %}
+            when stage = 'eval' then 'wait'
+            when reduction_upper_pct < {{ rules.margin_pct }} or shadow_months >= {{ rules.shadow_months }} then 'reject'
+            else 'wait'
+            {%- else %}
+            else 'reject'
+            {%- endif %}
+        end as verdict
+    from weighed
+),
+
+final as (
+    select
+        *,
+        case
+            when n < {{ rules.min_rows }} then 'only ' || n || ' rows that both priced have a known price, {{ rules.min_rows }} are needed'
+            else
+                'mean error of ' || challenger || ' is ' || {{ shown('error_reduction_pct') }} || ' % lower than that of '
+                || champion || ' (95 % interval ' || {{ shown('reduction_lower_pct') }} || ' to '
+                || {{ shown('reduction_upper_pct') }} || ' %; {{ rules.margin_pct }} % and more than 0 is required) on '
+                || n || ' rows of '
+                || case when stage = 'shadow' then 'months scored in the shadow' else 'the evaluation window' end
+                || case
+                    when worst_area is not null
+                        then '; worst in ' || worst_area || ', by ' || {{ shown('worst_area_loss_pct') }} || ' %'
+                    else ''
+                end
+        end as reason
+    from decided
+)
+
+select * from final
