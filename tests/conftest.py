@@ -20,21 +20,26 @@ os.environ.update(QUIET)
 
 REAL_DATA = PROJECT_ROOT.parent / "shared" / "data"
 
-#: Canonical columns of the upstream models that the models under test read.
-UPSTREAM = """
+#: Canonical columns of the upstream models that the models under test read; ``upstream`` adds the dataset's features.
+_UPSTREAM = """
 create schema features;
 create schema intermediate;
 create table raw.observations (_file varchar, _row bigint, _loaded_at timestamp, _batch bigint);
 create table features.features (
     _batch bigint, observation_id varchar, observed_on date, month date, area varchar, locality varchar,
     price double, is_price_valid boolean, split varchar, target_offset double, persistence_price double,
-    last_year_price double, history_n bigint
+    last_year_price double, history_n bigint, built_through_batch bigint, {features}
 );
 create view training.training_dataset as select * from features.features;
 create table intermediate.int_observations_rejected (
     _file varchar, _row bigint, _batch bigint, observation_id varchar, reasons varchar[]
 );
 """
+
+
+def upstream(dataset: str) -> str:
+    """SQL that makes empty upstream tables of a dataset, to stand behind ``OWNED_TABLES``."""
+    return _UPSTREAM.format(features=", ".join(f"{name} double" for name in load(dataset).features))
 
 
 class Home:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from ml.warehouse import OWNED_TABLES, connect
-from tests.conftest import UPSTREAM, Home
+from tests.conftest import Home, upstream
 
 ROWS = """
 insert into raw.files (file, rows, status, batch, loaded_at) values ('a.csv', 1, 'loaded', 1, '2024-03-05');
@@ -28,7 +28,10 @@ select id as observation_id, 'v1' as model_version, 'model' as kind,
     month, area, predicted as predicted_price, '2022-03-01' as scored_at, 'r' as run_id
 from drawn;
 """
-SELECTED = ("confidence_grades", "monitoring_thresholds", "price_deciles", "actuals", "int_prediction_traits+")
+SELECTED = (
+    "confidence_grades", "monitoring_thresholds", "price_deciles", "actuals", "int_prediction_traits", "int_interval_windows",
+    "interval_calibration", "prediction_intervals", "interval_coverage",
+)  # fmt: skip
 N = 12_000
 MONTHS = 24
 
@@ -60,7 +63,7 @@ def drawn() -> dict[str, np.ndarray]:
 
 def fill(home: Home, rows: dict[str, np.ndarray]) -> None:
     with connect(home.settings) as connection:
-        connection.execute(OWNED_TABLES + UPSTREAM)
+        connection.execute(OWNED_TABLES + upstream("housets"))
         connection.register("arrays", pa.table({k: pa.array(v, from_pandas=True) for k, v in rows.items()}))
         connection.execute(
             """

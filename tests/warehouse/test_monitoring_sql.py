@@ -17,7 +17,7 @@ import pytest
 
 from ml.evaluate import accuracy, ratio_statistics
 from ml.warehouse import OWNED_TABLES, connect
-from tests.conftest import UPSTREAM, Home
+from tests.conftest import Home, upstream
 
 #: Five sales whose statistics are computed by hand: two in month 1, three in month 2.
 BY_HAND = """
@@ -85,10 +85,11 @@ def _draw(connection: duckdb.DuckDBPyConnection) -> None:
 def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Home:
     home = Home(tmp_path_factory.mktemp("monitoring"), "housets", dbt_targets / "housets")
     with connect(home.settings) as connection:
-        connection.execute(OWNED_TABLES + UPSTREAM + BY_HAND)
+        connection.execute(OWNED_TABLES + upstream("housets") + BY_HAND)
         _draw(connection)
         connection.execute(RANDOM)
-    home.dbt("build", "--select", "monitoring_thresholds", "confidence_grades", "predictions", "monitoring")
+    seeds = ("monitoring_thresholds", "confidence_grades")
+    home.dbt("build", "--select", *seeds, "training_profile", "predictions", "monitoring")
     return home
 
 
@@ -231,9 +232,13 @@ def test_confidence_intervals_are_those_of_a_bootstrap_of_the_rows(warehouse: Ho
 
 def test_thresholds_cover_every_judged_metric_with_source_and_reason(warehouse: Home) -> None:
     rows = _ask(warehouse, "from monitoring.monitoring_thresholds")
-    judged = {"median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct", "cod_to_persistence"}
+    judged = {
+        "median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct", "cod_to_persistence",
+        "psi", "js", "ks", "wasserstein", "missing_pct", "unseen_pct", "drifted_share_pct",
+    }  # fmt: skip
     assert {(r["metric"], r["severity"]) for r in rows} == {
         ("n", "insufficient_data"),
+        ("false_alarms_pct", "warn"),
         *((metric, severity) for metric in judged for severity in ("warn", "fail")),
     }
     assert all(r["source"] and r["rationale"] for r in rows)

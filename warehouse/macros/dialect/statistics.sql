@@ -30,3 +30,12 @@
 {# Aggregate: texts joined in an order. Spark: array_join(transform(array_sort(collect_list(...)))). #}
 {% macro joined_text(text, order) %}{{ return(adapter.dispatch('joined_text')(text, order)) }}{% endmacro %}
 {% macro default__joined_text(text, order) %}{{ return("string_agg(" ~ text ~ ", ' ' order by " ~ order ~ ")") }}{% endmacro %}
+
+{# Select list: columns of a row as rows of name and value, nulls included. Spark: stack(n, name, column, ...). #}
+{% macro unpivoted(names, columns, name, value) %}{{ return(adapter.dispatch('unpivoted')(names, columns, name, value)) }}{% endmacro %}
+{% macro default__unpivoted(names, columns, name, value) -%}
+            unnest([{{ literals(names) }}]) as {{ name }},
+            unnest([
+                {{ columns | join(',\n                ') }}
+            ]) as {{ value }}
+{%- endmacro %}

@@ -1,0 +1,42 @@
+{{ config(materialized='incremental', incremental_strategy='append', on_schema_change='fail') }}
+
+-- What each version learned from, feature by feature, small enough to compare every later month with.
+with versions as (
+    select
+        model_version,
+        trained_through
+    from {{ source('training', 'model_versions') }}
+    where {{ is_new_version() }}
+),
+
+features as (
+    select
+        *,
+        {{ prediction_values()['target'] }} as target
+    from {{ ref('features') }}
+),
+
+learned_from as (
+    select
+        versions.model_version,
+        {{ qualified('features', feature_names() + ['target']) }}
+    from features
+    inner join versions on {{ is_in_training_window() }}
+),
+
+counted as (
+    {%- for feature in feature_names() + ['target'] %}
+    select
+        model_version,
+        '{{ feature }}' as feature,
+        {{ feature }} as value,
+        count(*) as n
+    from learned_from
+    group by model_version, {{ feature }}
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
+),
+
+{{ profile_of_counted() }}
+
+select * from final
