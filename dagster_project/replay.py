@@ -167,7 +167,7 @@ def _state(connection: duckdb.DuckDBPyConnection, contract: Contract, plan: Plan
 
 
 def _start(own: Settings, contract: Contract, plan: Plan, params: Params) -> None:
-    _dbt(own, "build", "--select", "+training_dataset", "--exclude", *STANDING)
+    _dbt(own, "build", "--select", "+training_dataset", "resource_type:seed", "--exclude", *STANDING)
     with connect(own) as connection:
         through = f"{add_months(plan.first, -1):%Y-%m}"
         version = train_and_register(connection, own, contract, through=through, params=params, actor="replay").version
