@@ -11,6 +11,7 @@ import dagster as dg
 
 from dagster_project import automation
 from dagster_project.monitoring.checks import monitoring_checks
+from dagster_project.monitoring.promotion import promotion
 from dagster_project.predictions.assets import prediction_assets
 from dagster_project.predictions.explanations import explanation_assets
 from dagster_project.published.assets import report, snapshot
@@ -18,7 +19,6 @@ from dagster_project.raw.assets import raw_assets
 from dagster_project.resources import Housing, dbt_resource, prepare_environment
 from dagster_project.training.assets import model_versions
 from dagster_project.training.experiments import model_selection, tuning_trials
-from dagster_project.training.promotion import promotion_decisions
 from dagster_project.transform.assets import transform_assets
 from ml.contract import load
 from ml.settings import Settings
@@ -34,7 +34,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             raw_assets(contract),
             transform_assets(settings),
             model_versions,
-            promotion_decisions,
+            promotion,
             model_selection,
             tuning_trials,
             prediction_assets(contract),

@@ -79,6 +79,15 @@ create table if not exists monitoring.replay_months (
 );
 """
 
+#: Brings a warehouse of an earlier release up to date.
+UPGRADE = """
+alter table training.model_versions add column evaluated_sha256 varchar;
+alter table training.model_aliases alter column model_version drop not null;
+alter table predictions.predictions add column role varchar default 'champion';
+alter table predictions.predictions add column mode varchar default 'batch';
+update predictions.predictions set role = 'evaluation' where split = 'eval';
+"""
+
 
 class WarehouseBusyError(RuntimeError):
     """Another process holds the warehouse; the message says which and since when."""
@@ -117,6 +126,8 @@ def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.D
 def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """Create what Python owns; safe to repeat. Columns that a contract gained since are added to ``raw``."""
     connection.execute(OWNED_TABLES)
+    if "role" not in connection.table("predictions.predictions").columns:
+        connection.execute(UPGRADE)
     columns = {**dict.fromkeys(contract.sources, "VARCHAR"), **PROVENANCE}
     definition = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())
     connection.execute(f"create table if not exists raw.observations ({definition})")

@@ -11,7 +11,7 @@ UPSTREAM = [
     ["features", "encodings"],
     ["training", "training_dataset"],
     ["training", "model_versions"],
-    ["training", "promotion_decisions"],
+    ["monitoring", "promotion"],
     ["predictions", "predictions"],
     ["predictions", "predictions_matched"],
     ["predictions", "prediction_intervals"],

@@ -11,7 +11,7 @@ model_versions as (
         status,
         trained_through,
         n_train + n_eval as n_labels,
-        cast({{ regex_group('model_version', '^v(\\\\d+)$', 1) }} as integer) as number
+        cast({{ regex_group('model_version', '^v([0-9]+)$', 1) }} as integer) as number
     from {{ source('training', 'model_versions') }}
 ),
 

@@ -8,14 +8,14 @@ from ml.registry import champion
 
 
 @dg.asset(
-    key=["training", "promotion_decisions"],
-    group_name="training",
+    key=["monitoring", "promotion"],
+    group_name="monitoring",
     deps=[dg.AssetKey(["monitoring", "challenger_comparisons"])],
     pool=POOL,
     kinds={"mlflow"},
     description="Promotes or rejects the challenger as monitoring.challenger_comparisons says; each move is a row.",
 )
-def promotion_decisions(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
+def promotion(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
     with housing.write(context) as connection:
         found = latest_comparison(connection)
         moves = carry_out(connection, housing.settings, housing.contract, actor=f"run {context.run_id[:8]}")
