@@ -147,19 +147,26 @@ class _Session:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        from dagster_project.alerting import notify_quietly
         from dagster_project.progress import reporter
 
         reporter.reset(self._token)
-        self._instance.dispose()
         self._lock.__exit__(*error)
+        notify_quietly(self._settings, self._instance)
+        self._instance.dispose()
 
     def execute(
         self, job: str, ops: dict[str, Any] | None = None, *, partitions: tuple[str, str] | None = None
     ) -> None:
         """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
+        from dagster_project.alerting import DATASET_TAG
         from dagster_project.automation import months_tag
 
-        tags = {"housing/command": self._purpose, "housing/pid": str(os.getpid())}
+        tags = {
+            "housing/command": self._purpose,
+            "housing/pid": str(os.getpid()),
+            DATASET_TAG: self._settings.dataset,
+        }
         one = partitions[0] if partitions and partitions[0] == partitions[1] else None
         if partitions and not one:
             tags |= months_tag(*partitions)
