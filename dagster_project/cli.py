@@ -77,6 +77,43 @@ def ingest(
 
 
 @app.command()
+def actuals(
+    paths: Annotated[list[Path], typer.Argument(help="CSV or Parquet files of later prices, or folders.")],
+    dataset: Dataset = None,
+) -> None:
+    """Land prices that became known later: observation_id (or the key's columns) and price, maybe reported_at, source.
+
+    Each changes the accuracy of its own month. Landing the same prices again changes nothing.
+    """
+    from dagster_project import pipeline, summary
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        pipeline.actuals(settings, paths, show=show)
+    typer.echo(summary.actuals(settings))
+
+
+@app.command()
+def simulate(
+    source: Annotated[Path, typer.Argument(help="File with rows that have no price, for example ames/test.csv.")],
+    every: Annotated[float, typer.Option(min=0, help="Minutes between two batches.")] = 5.0,
+    batches: Annotated[int, typer.Option(min=1, max=99, help="Files that the rows are split into.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the noise in the prices.")] = 1,
+    dataset: Dataset = None,
+) -> None:
+    """Land unpriced rows batch by batch, score them, and answer with made-up prices: predictions plus 7 % noise.
+
+    The prices are labelled simulated; no model learns from them or is judged by them.
+    """
+    from dagster_project import pipeline, summary
+
+    settings = _settings(dataset)
+    with _progress() as show:
+        pipeline.simulate(settings, source, every_minutes=every, batches=batches, seed=seed, show=show)
+    typer.echo(summary.actuals(settings))
+
+
+@app.command()
 def train(
     through: Annotated[str | None, typer.Option(help="Last month of the evaluation window, YYYY-MM.")] = None,
     force: Annotated[bool, typer.Option(help="Train again although the same data were trained before.")] = False,

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project import automation
+from dagster_project.alerting import alert_sensor
 from dagster_project.monitoring.checks import monitoring_checks
 from dagster_project.monitoring.promotion import promotion
 from dagster_project.predictions.assets import prediction_assets
@@ -20,6 +21,7 @@ from dagster_project.resources import Housing, dbt_resource, prepare_environment
 from dagster_project.training.assets import model_versions
 from dagster_project.training.experiments import model_selection, tuning_trials
 from dagster_project.transform.assets import transform_assets
+from ml.alerts import AlertSettings
 from ml.contract import load
 from ml.settings import Settings
 
@@ -28,6 +30,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
     """Fresh Definitions of one dataset; ``resources`` replaces any of the defaults."""
     settings = settings or Settings()
     contract = load(settings.dataset)
+    AlertSettings()  # refused here rather than when something has failed
     prepare_environment(settings)
     return dg.Definitions(
         assets=[
@@ -45,7 +48,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
         asset_checks=[monitoring_checks],
         jobs=automation.JOBS,
         schedules=[automation.score_monthly],
-        sensors=[automation.landing_sensor, automation.follow_up, automation.retrain_sensor],
+        sensors=[automation.landing_sensor, automation.follow_up, automation.retrain_sensor, alert_sensor],
         resources={
             "housing": Housing(home=str(settings.home), dataset=settings.dataset),
             "dbt": dbt_resource(),

@@ -8,9 +8,11 @@ from __future__ import annotations
 import getpass
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.transform.project import fingerprint, project_files
@@ -56,6 +58,42 @@ def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
     land(settings, paths)
     with _Session(settings, "housing ingest", show) as session:
         session.execute("land")
+
+
+def actuals(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
+    """Land prices that became known later, and rebuild what they touch. Nothing is scored again."""
+    from dagster_project.raw.landing import land
+
+    land(settings, paths, folder=settings.landed_actuals)
+    with _Session(settings, "housing actuals", show) as session:
+        session.execute("land")
+
+
+def simulate(
+    settings: Settings, source: Path, *, every_minutes: float, batches: int, seed: int, show: Reporter
+) -> None:
+    """Land the unpriced rows of a file batch by batch and score each; its made-up prices come with the next one."""
+    from dagster_project.raw.landing import land
+    from dagster_project.simulate import answer, split
+    from ml.contract import load
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        files = split(load(settings.dataset), source, folder, batches)
+        for number, file in enumerate(files):
+            if number and every_minutes:
+                show(f"wait {every_minutes:g} minutes for batch {number + 1} of {len(files)}", 0, 0)
+                time.sleep(60 * every_minutes)
+            (landed,) = land(settings, [file])
+            with _Session(settings, "housing simulate", show) as session:
+                session.execute("land")
+                session.score_pending()
+                prices = folder / f"simulated_{landed.name}"
+                with connect(settings) as connection:
+                    answer(connection, landed.name, prices, seed=seed + number)
+            land(settings, [prices], folder=settings.landed_actuals)
+        with _Session(settings, "housing simulate", show) as session:
+            session.execute("land")
 
 
 def train(settings: Settings, *, through: str | None, force: bool, profile: str, show: Reporter) -> None:
@@ -177,7 +215,7 @@ def input_state(settings: Settings) -> str:
 
 def _generate_when_empty(settings: Settings, show: Reporter) -> None:
     settings.landing.mkdir(parents=True, exist_ok=True)
-    if any(settings.landing.iterdir()) or settings.warehouse.exists():
+    if any(p != settings.landed_actuals for p in settings.landing.iterdir()) or settings.warehouse.exists():
         return
     if settings.dataset != "housets":
         raise PipelineError(
@@ -221,11 +259,13 @@ class _Session:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        from dagster_project.alerting import notify_quietly
         from dagster_project.progress import reporter
 
         reporter.reset(self._token)
-        self._instance.dispose()
         self._lock.__exit__(*error)
+        notify_quietly(self._settings, self._instance)
+        self._instance.dispose()
 
     def execute(
         self,
@@ -236,9 +276,15 @@ class _Session:
         tags: dict[str, str] | None = None,
     ) -> None:
         """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
+        from dagster_project.alerting import DATASET_TAG
         from dagster_project.automation import months_tag
 
-        tags = {**(tags or {}), "housing/command": self._purpose, "housing/pid": str(os.getpid())}
+        tags = {
+            **(tags or {}),
+            "housing/command": self._purpose,
+            "housing/pid": str(os.getpid()),
+            DATASET_TAG: self._settings.dataset,
+        }
         one = partitions[0] if partitions and partitions[0] == partitions[1] else None
         if partitions and not one:
             tags |= months_tag(*partitions)

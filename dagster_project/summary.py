@@ -181,3 +181,17 @@ def replayed(months: pa.Table) -> str:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
+
+
+def actuals(settings: Settings) -> str:
+    """What became of all prices that came later, as text; files that were refused first."""
+    with duckdb.connect(str(settings.published), read_only=True) as connection:
+        refused = connection.execute(
+            "select file, reason from raw.files where status = 'quarantined' and file like 'actuals/%' order by batch"
+        ).fetchall()
+        rows = connection.execute(
+            "select source, status, count(*), any_value(reason) from raw.actuals group by all order by all"
+        ).fetchall()
+    lines = [f"quarantined  {file}: {reason}" for file, reason in refused]
+    lines += [f"{n:>10,}  {source} {status}{f': {why}' if why else ''}" for source, status, n, why in rows]
+    return "\n".join(lines) or "no later price is known"

@@ -45,9 +45,9 @@ def rules(contract: Contract) -> list[Rule]:
             found.append(
                 Rule(
                     f"implausible__{column.name}",
-                    f"{header!r} is outside {_span(column)}",
+                    f"{header!r} is outside {span(column)}",
                     maximum=limits.max_implausible_share,
-                    bad=_implausible(header, column),
+                    bad=implausible(header, column),
                     columns=(header,),
                 )
             )
@@ -73,7 +73,8 @@ def _unparsable(header: str, column: Column) -> str:
     return f"case when {readable} then false else trim({text}) not in ({no_value}) end"
 
 
-def _implausible(header: str, column: Column) -> str:
+def implausible(header: str, column: Column) -> str:
+    """SQL condition of a number outside the contract's bounds."""
     number = f"try_cast({quoted(header)} as double)"
     sides = [f"{number} >= {column.min!r}"] if column.min is not None else []
     sides += [f"{number} <= {column.max!r}"] if column.max is not None else []
@@ -82,7 +83,8 @@ def _implausible(header: str, column: Column) -> str:
     return f"case when {' and '.join(sides)} then false else {outside} end"
 
 
-def _span(column: Column) -> str:
+def span(column: Column) -> str:
+    """The bounds for a reader."""
     if column.min is None:
         return f"…{column.max:,g}"
     return f"{column.min:,g}…{column.max:,g}" if column.max is not None else f"{column.min:,g}…"

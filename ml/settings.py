@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         return self.home / "landing" / self.dataset
 
     @property
+    def landed_actuals(self) -> Path:
+        """Prices that became known after their rows landed; the rows themselves land one folder above."""
+        return self.landing / "actuals"
+
+    @property
     def quarantine(self) -> Path:
         return self.home / "quarantine" / self.dataset
 

@@ -30,6 +30,11 @@ create table if not exists raw.files (
     file varchar not null, sha256 varchar, bytes bigint, mtime_ns bigint, rows bigint, status varchar not null,
     reason varchar, batch bigint not null, loaded_at timestamp not null, extra_columns varchar[], report varchar
 );
+create table if not exists raw.actuals (
+    observation_id varchar not null, price varchar, reported_at timestamp, source varchar not null,
+    status varchar not null, reason varchar, applied_batch bigint, _file varchar not null, _row bigint not null,
+    _batch bigint not null, _loaded_at timestamp not null
+);
 create table if not exists training.model_versions (
     model_version varchar primary key, dataset varchar, created_at timestamp, status varchar, reasons varchar[],
     trained_from date, trained_through date, eval_from date, n_train bigint, n_eval bigint, features bigint,

@@ -24,8 +24,8 @@ STORAGE_VERSION = "v1.0.0"
 
 #: Every relation with a plain noun in these schemas is public ...
 PUBLIC_SCHEMAS = ["training", "predictions", "monitoring"]
-#: ... and these two; ``features.features`` is left out because ``training.training_dataset`` holds its columns.
-PUBLIC_TABLES = ["raw.files", "features.encodings"]
+#: ... and these; ``features.features`` is left out because ``training.training_dataset`` holds its columns.
+PUBLIC_TABLES = ["raw.files", "raw.actuals", "features.encodings"]
 
 #: Tables and views alike; ``__dbt_`` marks what a killed dbt run left half made.
 PUBLIC_RELATIONS = r"""

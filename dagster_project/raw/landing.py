@@ -1,8 +1,8 @@
-"""From the landing folder into ``raw``: each new file is read, judged, and then loaded whole or quarantined whole.
+"""From a landing folder into ``raw``: each new file is read, judged, and then loaded whole or quarantined whole.
 
-What makes a file unreadable stands in ``structure.py``, what makes it implausible in ``expectations/raw_file.py``,
-where bad files go in ``quarantine.py``. Rows are not judged here: staging labels them. No Dagster; the assets are in
-``assets.py``.
+Which folders there are and where their rows go stands in ``inbox.py`` and ``actuals.py``, what makes a file unreadable
+in ``structure.py``, what makes it implausible in ``expectations/``, where bad files go in ``quarantine.py``. Rows are
+not judged here: staging labels them. No Dagster; the assets are in ``assets.py``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import Any, Literal
 import duckdb
 
 from dagster_project.raw import quarantine
+from dagster_project.raw.inbox import Inbox, Observations
 from dagster_project.raw.reading import EXAMPLES, Rows, read_csv, read_parquet
 from dagster_project.raw.structure import BadFileError, Finding, read_bytes, require_file
 from expectations import raw_file
@@ -85,10 +86,6 @@ class _Candidate:
     def count(self) -> int | None:
         return self.rows.count if self.rows else None
 
-    def absent(self, contract: Contract) -> list[str]:
-        """Required columns that the file lacks."""
-        return [h for h in contract.required_headers if not self.rows or h not in self.rows.headers]
-
     @property
     def megabytes(self) -> int:
         return max(1, round(self.status.st_size / 1e6))
@@ -101,24 +98,25 @@ class _Candidate:
 
 def landing_state(settings: Settings) -> list[str]:
     """Name, size and time of each landed file, sorted: equal as long as there is nothing new to ingest."""
-    folder = settings.landing
     return sorted(
         # lstat: a link to nothing is news as well, ingestion says what is wrong with it
-        f"{p.name}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}"
+        f"{p.relative_to(settings.landing)}:{p.lstat().st_size}:{p.lstat().st_mtime_ns}"
+        for folder in (settings.landing, settings.landed_actuals)
         for p in (folder.iterdir() if folder.is_dir() else ())
         if p.suffix.lower() in SUFFIXES
     )
 
 
-def land(settings: Settings, paths: Sequence[Path]) -> list[Path]:
+def land(settings: Settings, paths: Sequence[Path], *, folder: Path | None = None) -> list[Path]:
     """Copy files, and the CSV and Parquet files of folders, into the landing folder. Returns where they now stand.
 
     Each appears there by an atomic rename, so nobody loads half a file. The same content under the same name is left
     alone; other content under a known name gets a suffix. Raises LandingError before anything is copied.
     """
     sources = [file for path in paths for file in _files_of(Path(path).expanduser())]
-    settings.landing.mkdir(parents=True, exist_ok=True)
-    return [_copy(source, settings.landing) for source in sources]
+    folder = folder or settings.landing
+    folder.mkdir(parents=True, exist_ok=True)
+    return [_copy(source, folder) for source in sources]
 
 
 def _files_of(path: Path) -> list[Path]:
@@ -168,17 +166,25 @@ def ingest(
     connection: duckdb.DuckDBPyConnection,
     progress: Progress = lambda done, total: None,
 ) -> IngestResult:
-    """Load every new CSV and Parquet file of the landing folder, in the order of their names.
+    """Load every new CSV and Parquet file of the dataset's landing folder, in the order of their names.
+
+    ``progress`` is given megabytes done and in all; for the rest see ``take_in``.
+    """
+    create_tables(connection, contract)
+    return take_in(Observations(settings, contract, connection), progress)
+
+
+def take_in(inbox: Inbox, progress: Progress = lambda done, total: None) -> IngestResult:
+    """Load or quarantine every new file of an inbox, in the order of their names.
 
     A file is known by its content: what was loaded once is not loaded again under any name. Each file is one
-    transaction with its row in ``raw.files``. ``progress`` is given megabytes done and in all. The caller holds the
-    warehouse lock. Errors of the machine (disk full, out of memory) are raised; those of a file quarantine it.
+    transaction with its row in ``raw.files``. The caller holds the warehouse lock. Errors of the machine (disk full,
+    out of memory) are raised; those of a file quarantine it.
     """
     started = time.perf_counter()
-    create_tables(connection, contract)
-    settings.landing.mkdir(parents=True, exist_ok=True)
-    work = _Ingestion(settings, contract, connection)
-    looked = [work.look(p) for p in sorted(settings.landing.iterdir()) if not p.name.startswith(".")]
+    settings = inbox.settings
+    work = _Ingestion(inbox)
+    looked = [work.look(p) for p in inbox.entries()]
     outcomes = [found for found in looked if isinstance(found, FileOutcome)]
     candidates = [found for found in looked if isinstance(found, _Candidate)]
     expectations: list[ExpectationResult] = []
@@ -205,22 +211,23 @@ def ingest(
 class _Ingestion:
     """The steps of one file, in order: look, read, judge, settle. Only settle writes."""
 
-    def __init__(self, settings: Settings, contract: Contract, connection: duckdb.DuckDBPyConnection) -> None:
-        self._settings, self._contract, self._connection = settings, contract, connection
-        self._rules = raw_file.rules(contract)
-        self._ledger = _Ledger(connection)
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox, self._settings, self._connection = inbox, inbox.settings, inbox.connection
+        self._rules = inbox.rules()
+        self._ledger = _Ledger(inbox.connection, inbox.prefix)
         self._now = datetime.now(UTC).replace(tzinfo=None)
 
     def look(self, path: Path) -> _Candidate | FileOutcome:
         """Cheap first look, by name and status only."""
-        file = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        file = self._inbox.prefix + name
         if path.suffix.lower() not in SUFFIXES:
             reason = f"{file} is neither {' nor '.join(SUFFIXES)} and was ignored; convert it or remove it"
             return FileOutcome(file, "ignored", reason)
         candidate = _Candidate(path, file, path.stat() if path.exists() else path.lstat())
         try:
             require_file(path)
-            if file != path.name:
+            if name != path.name:
                 raise BadFileError("file", f"the name of {file} is not UTF-8; rename the file and land it again")
         except BadFileError as error:
             candidate.findings.append(error.finding)
@@ -241,13 +248,13 @@ class _Ingestion:
             if content.defect:
                 raise content.defect
             if is_text:
-                rows = read_csv(self._connection, path, self._contract, content, staged)
+                rows = read_csv(self._connection, path, self._inbox.columns, content, staged)
             else:
-                rows = read_parquet(self._connection, path, self._contract, staged)
+                rows = read_parquet(self._connection, path, self._inbox.columns, staged)
             candidate.rows = rows
             candidate.profile = {
                 **profile(self._connection, self._rules, rows.relation, rows.headers),
-                raw_file.MISSING_COLUMNS: len(candidate.absent(self._contract)),
+                raw_file.MISSING_COLUMNS: len(self._inbox.absent(rows.headers)),
             }
         except BadFileError as error:
             candidate.findings.append(error.finding)
@@ -271,7 +278,7 @@ class _Ingestion:
         if rule.name == raw_file.ROWS:
             sentence = f"{file} has a header but no rows; land it again when it has data"
         elif rule.name == raw_file.MISSING_COLUMNS:
-            absent = candidate.absent(self._contract)
+            absent = self._inbox.absent(rows.headers)
             sentence = (
                 f"{file} lacks the required column{'s' * (len(absent) > 1)} {_listed(absent)}; its header is "
                 f"{_listed(rows.headers)[:300]}; add what is missing, or make it optional in the contract"
@@ -312,25 +319,18 @@ class _Ingestion:
         """All rows and the row in ``raw.files``, in one transaction: a killed process leaves none of them."""
         rows = candidate.rows
         assert rows is not None  # what has no findings and is not known was read
-        extra = tuple(h for h in rows.headers if h not in self._contract.sources)
-        for header in extra:
-            self._connection.execute(f"alter table raw.observations add column if not exists {quoted(header)} varchar")
-        columns = ", ".join(map(quoted, rows.headers))
+        extra = self._inbox.prepare(rows.headers)
         outcome = FileOutcome(candidate.file, "loaded", None, candidate.count, extra_columns=extra)
         with transaction(self._connection):
             outcome = self._ledger.record(candidate, outcome, self._now)
-            self._connection.execute(
-                f"insert into raw.observations ({columns}, _file, _row, _loaded_at, _batch) "
-                f"select {columns}, ?, _row, ?, ? from {rows.relation}",
-                [candidate.file, self._now, outcome.batch],
-            )
+            assert outcome.batch is not None  # record gives it
+            self._inbox.insert(rows, candidate.file, outcome.batch, self._now)
         return outcome
 
     def _quarantine(self, candidate: _Candidate) -> FileOutcome:
         """Report, remember, then move: whenever the process is killed, the next run does the same again."""
-        folder = self._settings.quarantine
-        folder.mkdir(parents=True, exist_ok=True)
-        place = quarantine.free_place(folder, candidate.file, candidate.sha256)
+        place = quarantine.free_place(self._settings.quarantine, candidate.file, candidate.sha256)
+        place.parent.mkdir(parents=True, exist_ok=True)
         report = quarantine.write_reports(
             place,
             dataset=self._settings.dataset,
@@ -350,15 +350,16 @@ class _Ingestion:
 
 
 class _Ledger:
-    """``raw.files`` as ingestion asks it: what is known, and the next batch."""
+    """``raw.files`` as ingestion asks it: what is known of an inbox, and the next batch."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, prefix: str) -> None:
         self._connection = connection
+        self._is_mine = f"starts_with(file, '{prefix}')" if prefix else "not contains(file, '/')"
         self._versions = {
             file: version
             for file, *version in connection.execute(
                 "select file, max_by(bytes, batch), max_by(mtime_ns, batch) from raw.files "
-                "where status <> 'quarantined' group by file"
+                f"where status in ('loaded', 'duplicate') and {self._is_mine} group by file"
             ).fetchall()
         }
 
@@ -374,7 +375,8 @@ class _Ledger:
     def original(self, candidate: _Candidate) -> tuple[str, int] | None:
         """Name and rows of another file of the same content that was loaded."""
         return self._first(
-            "select file, rows from raw.files where sha256 = ? and file <> ? and status = 'loaded' order by batch",
+            "select file, rows from raw.files "
+            f"where sha256 = ? and file <> ? and status = 'loaded' and {self._is_mine} order by batch",
             candidate.sha256,
             candidate.file,
         )
@@ -398,11 +400,11 @@ class _Ledger:
     def record(self, candidate: _Candidate, outcome: FileOutcome, now: datetime) -> FileOutcome:
         """Write an outcome and give it the next batch. The same bad or doubled file keeps one row, the newest."""
         self._connection.execute(
-            "delete from raw.files where file = ? and sha256 is not distinct from ? and status <> 'loaded'",
+            "delete from raw.files where file = ? and sha256 is not distinct from ? "
+            "and status in ('duplicate', 'quarantined')",
             [candidate.file, candidate.sha256],
         )
-        last = self._first("select max(batch) from raw.files")
-        outcome = replace(outcome, batch=((last and last[0]) or 0) + 1)
+        outcome = replace(outcome, batch=next_batch(self._connection))
         row = {
             "file": outcome.file,
             "sha256": candidate.sha256,
@@ -423,6 +425,13 @@ class _Ledger:
 
     def _first(self, sql: str, *parameters: Any) -> Any:
         return self._connection.execute(f"{sql} limit 1", parameters).fetchone()
+
+
+def next_batch(connection: duckdb.DuckDBPyConnection) -> int:
+    """Batches number the loads of a warehouse, whatever they load."""
+    row = connection.execute("select coalesce(max(batch), 0) + 1 from raw.files").fetchone()
+    assert row is not None  # an aggregate without groups always has a row
+    return row[0]
 
 
 @contextmanager

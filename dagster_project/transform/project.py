@@ -68,8 +68,20 @@ def ensure_manifest(settings: Settings) -> Path:
         return manifest
     settings.dbt_target.mkdir(parents=True, exist_ok=True)
     settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
+    _dbt(settings, "--quiet", "parse")
+    stamp.write_text(wanted, encoding="utf-8")
+    return manifest
+
+
+def build_staging(settings: Settings) -> None:
+    """Make the views that tell the key of every landed row. The caller holds the lock, and no connection. DbtError."""
+    selected = ("--select", "+int_observations_checked", "--resource-type", "model", "--resource-type", "seed")
+    _dbt(settings, "--quiet", "build", *selected)
+
+
+def _dbt(settings: Settings, *arguments: str) -> None:
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "dbt"), "--quiet", "parse", "--project-dir", str(PROJECT)],
+        [str(Path(sys.executable).parent / "dbt"), *arguments, "--project-dir", str(PROJECT)],
         env={**os.environ, **settings.environment},
         capture_output=True,
         text=True,
@@ -77,5 +89,3 @@ def ensure_manifest(settings: Settings) -> Path:
     )
     if done.returncode:
         raise DbtError(f"dbt could not read {PROJECT}: {(done.stdout + done.stderr).strip()[-2000:]}")
-    stamp.write_text(wanted, encoding="utf-8")
-    return manifest

@@ -81,6 +81,7 @@ def test_only_public_tables_are_published_and_views_become_tables(settings: Sett
         "predictions.predictions",
         "published.about",
         "published.parts",
+        "raw.actuals",
         "raw.files",
         "training.model_aliases",
         "training.model_selection",

@@ -120,7 +120,12 @@ judged as (
 final as (
     select
         {{ qualified('judged', ['split', 'model_version', 'kind'] + columns + ['population'] + error_metric_names()) }},
-        {{- worst_status(['mdape_pct_status', 'median_ratio_status']) }} as status
+        -- prices made from predictions say nothing of predictions
+        case
+            when population = 'simulated' then 'insufficient_data'
+            else
+        {{- worst_status(['mdape_pct_status', 'median_ratio_status']) }}
+        end as status
     from judged
 )
 

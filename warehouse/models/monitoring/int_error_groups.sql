@@ -5,8 +5,7 @@
 
 -- Error metrics of every group that monitoring looks at, in one pass: medians are dear, and all tables share them.
 with matched as (
-    select * from {{ ref('predictions_matched') }}
-    where ratio is not null
+    select * from {{ ref('int_monitored') }}
 ),
 
 series as (
@@ -24,6 +23,7 @@ members as (
         matched.month,
         matched.price_decile,
         matched.is_price_valid,
+        matched.is_simulated,
         matched.actual_price,
         matched.ratio,
         abs(matched.error) as absolute_error,
@@ -35,7 +35,7 @@ members as (
 populations as (
     select
         *,
-        'all' as population
+        case when is_simulated then 'simulated' else 'all' end as population
     from members
     union all
     select
@@ -59,6 +59,8 @@ grouped as (
         (series_id, population), (series_id, population, area),
         (series_id, population, month), (series_id, population, price_decile)
     )
+    -- a simulated price is in no class
+    having price_decile is not null or grouping(price_decile) = 1
 ),
 
 final as (

@@ -16,6 +16,7 @@ with studied as (
     from {{ ref('int_error_groups') }}
     where
         (population = 'valid' or segment_type = 'all')
+        and population <> 'simulated'
         and (kind = 'model' or (population = 'valid' and segment_type = 'all'))
         and {{ is_new_series() }}
 ),

@@ -2,8 +2,7 @@
 
 -- What is monitored, with a fingerprint of its rows: a series is measured again only when a row of it changed.
 with matched as (
-    select * from {{ ref('predictions_matched') }}
-    where ratio is not null
+    select * from {{ ref('int_monitored') }}
 ),
 
 final as (

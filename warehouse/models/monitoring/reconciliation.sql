@@ -1,11 +1,20 @@
--- Where the rows of each loaded file are now: every landed row ends in exactly one place.
+-- Where the rows of each load are now: every landed row ends in exactly one place. Of a file of later prices all rows are
+-- in raw.actuals, and landed are those that became rows of observations.
 with loaded_files as (
     select
         batch,
         file,
         rows as rows_in_file
     from {{ source('raw', 'files') }}
-    where status = 'loaded'
+    where status in ('loaded', 'resolved')
+),
+
+actuals as (
+    select
+        _batch as batch,
+        count(*) as actuals
+    from {{ source('raw', 'actuals') }}
+    group by _batch
 ),
 
 landed as (
@@ -41,6 +50,7 @@ counted as (
         coalesce(landed.batch, loaded_files.batch) as batch,
         coalesce(landed.file, loaded_files.file) as file,
         coalesce(loaded_files.rows_in_file, 0) as rows_in_file,
+        coalesce(actuals.actuals, 0) as actuals,
         coalesce(landed.landed, 0) as landed,
         coalesce(accepted.accepted_train, 0) as accepted_train,
         coalesce(accepted.accepted_eval, 0) as accepted_eval,
@@ -50,6 +60,7 @@ counted as (
         coalesce(landed.landed, 0) - coalesce(accepted.accepted, 0) - coalesce(rejected.rejected, 0) as difference
     from loaded_files
     full outer join landed on loaded_files.batch = landed.batch and loaded_files.file = landed.file
+    left join actuals on coalesce(landed.batch, loaded_files.batch) = actuals.batch
     left join accepted on coalesce(landed.batch, loaded_files.batch) = accepted.batch
     left join rejected on coalesce(landed.batch, loaded_files.batch) = rejected.batch
 ),
@@ -59,13 +70,17 @@ final as (
         batch,
         file,
         cast(rows_in_file as bigint) as rows_in_file,
+        cast(actuals as bigint) as actuals,
         cast(landed as bigint) as landed,
         {%- for split in ['train', 'eval', 'holdout', 'to_score'] %}
         cast(accepted_{{ split }} as bigint) as accepted_{{ split }},
         {%- endfor %}
         cast(rejected as bigint) as rejected,
         cast(difference as bigint) as difference,
-        case when difference = 0 and rows_in_file = landed then 'pass' else 'fail' end as status
+        case
+            when difference = 0 and rows_in_file = case when actuals > 0 then actuals else landed end then 'pass'
+            else 'fail'
+        end as status
     from counted
 )
 

@@ -1,6 +1,6 @@
 {{ config(materialized='view') }}
 
--- Predictions beside the price that came. A view: monitoring reads a few columns of it, and a stored copy would
+-- Predictions beside the price that came, never a simulated one. A view: monitoring reads a few columns of it, and a stored copy would
 -- double the largest table.
 with predictions as (
     {%- for relation in [source('predictions', 'predictions'), ref('baseline_predictions')] %}
@@ -22,6 +22,7 @@ with predictions as (
 
 actuals as (
     select * from {{ ref('actuals') }}
+    where source <> 'simulated'
 ),
 
 matched as (
@@ -41,7 +42,8 @@ final as (
         observation_id,
         model_version,
         kind,
-        split,
+        -- scored before the price was known, as a holdout row is
+        case when split = 'to_score' then 'holdout' else split end as split,
         observed_on,
         month,
         area,

@@ -1,0 +1,90 @@
+"""Plays the market for rows that have no price: they land in batches, are scored, and made-up prices come back.
+
+Such a price is the prediction plus noise, labelled ``simulated``. It shows that the loop turns, and nothing else: it
+cannot be worse than the noise, whatever happens to the market. Jobs and their order stand in ``pipeline.py``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from dagster_project.raw.landing import LandingError
+from dagster_project.raw.reading import literal, read_csv, read_parquet
+from dagster_project.raw.structure import read_bytes
+from ml.contract import Contract
+from ml.registry import champion
+from ml.warehouse import quoted
+
+#: Standard deviation of a simulated price around the prediction, as a share of it.
+NOISE = 0.07
+
+
+def split(contract: Contract, source: Path, folder: Path, batches: int) -> list[Path]:
+    """Write the rows of a file that have no price to at most so many CSV files of equal size in ``folder``, in order.
+
+    Raises BadFileError for a file that cannot be read, LandingError when every row has a price.
+    """
+    (price,) = (c.source for c in contract.columns if c.name == contract.price)
+    with duckdb.connect(":memory:") as connection:
+        staged = folder / "rows.parquet"
+        content = read_bytes(source, is_text=source.suffix.lower() == ".csv")
+        if content.defect:
+            raise content.defect
+        if source.suffix.lower() == ".csv":
+            rows = read_csv(connection, source, contract, content, staged)
+        else:
+            rows = read_parquet(connection, source, contract, staged)
+        is_unpriced = f"coalesce(trim({quoted(price)}), '') = ''" if price and price in rows.headers else "true"
+        connection.execute(
+            f"""
+            create table unpriced as
+            select *, cast((row_number() over (order by _row) - 1) * {batches} // count(*) over () as integer) as batch
+            from {rows.relation} where {is_unpriced}
+            """
+        )
+        numbers = [n for (n,) in connection.execute("select distinct batch from unpriced order by batch").fetchall()]
+        if not numbers:
+            raise LandingError(f"every row of {source} has a price, so there is nothing to simulate")
+        written = []
+        for n in numbers:
+            path = folder / f"{source.stem}_{n + 1:02}_of_{batches:02}.csv"
+            of_batch = f"select {', '.join(map(quoted, rows.headers))} from unpriced where batch = {n} order by _row"
+            connection.execute(f"copy ({of_batch}) to {literal(str(path))} (header)")
+            written.append(path)
+    staged.unlink()
+    return written
+
+
+def answer(connection: duckdb.DuckDBPyConnection, file: str, path: Path, *, seed: int) -> int:
+    """Write simulated prices of the champion's predictions for the unpriced rows of a landed file; returns how many.
+
+    The same predictions and seed give the same prices.
+    """
+    version = champion(connection)
+    assert version is not None  # something was scored
+    predicted = connection.execute(
+        """
+        select p.observation_id, p.predicted_price
+        from predictions.predictions as p
+        inner join intermediate.int_observations as o on p.observation_id = o.observation_id
+        where p.model_version = ? and o._file = ? and o.price is null and p.predicted_price > 0
+        order by p.observation_id
+        """,
+        [version.model_version, file],
+    ).to_arrow_table()
+    prices = predicted["predicted_price"].to_numpy()
+    noise = np.random.default_rng(seed).standard_normal(len(prices)).clip(-3, 3)
+    table = pa.table(
+        {
+            "observation_id": predicted["observation_id"],
+            "price": np.round(prices * (1 + NOISE * noise)),
+            "source": ["simulated"] * len(prices),
+        }
+    )
+    pyarrow.csv.write_csv(table, path)
+    return len(prices)
