@@ -26,8 +26,8 @@ TRAINED_THROUGH = date(2021, 12, 1)
 TRAIN_ROWS, EVAL_ROWS = 12_000, 3_000
 #: Resampled months without drift: rows a month by version. The nominal rate of false alarms is 5 % of the months.
 NO_DRIFT = {"v30": 30, "v100": 100, "v1000": 1000}
-NO_DRIFT_MONTHS = 120
-SHIFT_MONTHS = 40
+NO_DRIFT_MONTHS = 60
+SHIFT_MONTHS = 15
 SELECTED = ("monitoring_thresholds", "training_profile", "prediction_profile", "+drift_by_month,monitoring")
 STATISTICS = ("psi", "js", "ks", "wasserstein", "missing_pct", "unseen_pct")
 
@@ -175,13 +175,18 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path, rows:
     return home
 
 
-def reference(home: Home, feature: str) -> np.ndarray:
-    """The rows that the profile of v1 states, missing ones left out."""
-    schema = "predictions.prediction_profile" if feature in ("prediction", "residual") else "training.training_profile"
-    found = home.query(
-        f"select value, n from {schema} where model_version = 'v1' and feature = '{feature}' and point > 0 order by point"
+@pytest.fixture(scope="module")
+def references(warehouse: Home) -> Rows:
+    """The rows that the profiles of v1 state, missing ones left out."""
+    found = warehouse.query(
+        """
+        select * from (from training.training_profile union all from predictions.prediction_profile)
+        where model_version = 'v1' and point > 0 order by feature, point
+        """
     )
-    return np.repeat(found["value"].to_numpy(), found["n"].to_numpy())
+    feature, value, n = (found[name].to_numpy() for name in ("feature", "value", "n"))
+    names = [*FEATURES, "prediction", "residual", "target"]
+    return {name: np.repeat(value[feature == name], n[feature == name]) for name in names}
 
 
 def bins_of(reference: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -206,20 +211,16 @@ def psi(reference: np.ndarray, month: np.ndarray) -> float:
     return float(np.sum((p - q) * np.log(p / q)))
 
 
-def values_of(home: Home, feature: str, k: int) -> np.ndarray:
-    """What v1 saw of a feature in its k-th month, null as NaN."""
-    expression = {
-        "prediction": "ln(predicted_price) - target_offset",
-        "residual": "ln(predicted_price / price)",
-        "target": "ln(price) - target_offset",
-    }.get(feature, feature)
-    found = home.query(
+def values_of(home: Home, month: date) -> pa.Table:
+    """What v1 saw in a month, a column a feature."""
+    return home.query(
         f"""
-        select {expression} as x from predictions.predictions inner join features.features as f using (observation_id)
-        where model_version = 'v1' and f.month = '{add_months(TRAINED_THROUGH, k + 1)}'
+        select {", ".join(FEATURES)}, ln(predicted_price) - target_offset as prediction,
+            ln(predicted_price / price) as residual, ln(price) - target_offset as target
+        from predictions.predictions inner join features.features as f using (observation_id)
+        where model_version = 'v1' and f.month = '{month}'
         """
     )
-    return found["x"].to_numpy()
 
 
 def drift(home: Home, version: str, table: str = "feature_drift") -> list[dict[str, Any]]:
@@ -228,12 +229,13 @@ def drift(home: Home, version: str, table: str = "feature_drift") -> list[dict[s
 
 # each feature has another distribution; a slip with ties, nulls or new values shows only in some of them
 @pytest.mark.parametrize("k", [0, 1, 2])
-def test_statistics_in_sql_equal_scipy_for_every_feature(warehouse: Home, k: int) -> None:
+def test_statistics_in_sql_equal_scipy_for_every_feature(warehouse: Home, references: Rows, k: int) -> None:
     month = add_months(TRAINED_THROUGH, k + 1)
     found = [r for t in ("feature_drift", "prediction_drift") for r in drift(warehouse, "v1", t) if r["month"] == month]
     assert {r["feature"] for r in found} == {*FEATURES, "prediction", "residual", "target"}
+    values = values_of(warehouse, month)
     for row in found:
-        x, ref = values_of(warehouse, row["feature"], k), reference(warehouse, row["feature"])
+        x, ref = values[row["feature"]].to_numpy(), references[row["feature"]]
         assert (row["n"], row["reference_n"]) == (len(x), len(ref)), row
         assert row["missing_pct"] == pytest.approx(100 * np.mean(np.isnan(x)), abs=1e-9)
         x = x[~np.isnan(x)]
@@ -289,7 +291,8 @@ def test_months_without_drift_alarm_at_most_half_as_often_again_as_nominal(wareh
     (found,) = warehouse.query(
         f"""
         with single as (
-            select month, bool_or(status in ('warn', 'fail')) as alarm, bool_and(status <> 'insufficient_data') as judged
+            select month, bool_or(status in ('warn', 'fail')) as alarm,
+                bool_and(status <> 'insufficient_data') as judged
             from (from monitoring.feature_drift union all from monitoring.prediction_drift)
             where model_version = '{version}' and feature <> '{FEATURES[6]}' group by month
         )
@@ -315,14 +318,12 @@ def test_a_price_shift_of_ten_percent_is_caught_in_the_first_month_of_300_rows(w
         assert row["feature_status"] == "pass", row
 
 
-def test_profiles_are_small_and_true_to_the_rows(warehouse: Home, rows: Rows) -> None:
+def test_profiles_are_small_and_true_to_the_rows(warehouse: Home, references: Rows, rows: Rows) -> None:
     for feature in [*FEATURES, "target"]:
         x = rows[feature]
-        (missing,) = warehouse.query(
-            f"select n from training.training_profile where model_version = 'v1' and feature = '{feature}' and point = 0"
-        ).to_pylist()
-        assert missing["n"] == np.isnan(x).sum()
-        x, stated = np.sort(x[~np.isnan(x)]), reference(warehouse, feature)
+        profile = f"training.training_profile where model_version = 'v1' and feature = '{feature}'"
+        assert warehouse.one(f"select n from {profile} and point = 0") == np.isnan(x).sum()
+        x, stated = np.sort(x[~np.isnan(x)]), references[feature]
         assert len(stated) == len(x)
         if len(np.unique(x)) <= 1000:
             np.testing.assert_array_equal(stated, x)

@@ -29,8 +29,8 @@ select id as observation_id, 'v1' as model_version, 'model' as kind,
 from drawn;
 """
 SELECTED = (
-    "confidence_grades", "monitoring_thresholds", "price_deciles", "actuals", "int_prediction_traits", "int_interval_windows",
-    "interval_calibration", "prediction_intervals", "interval_coverage",
+    "confidence_grades", "monitoring_thresholds", "price_deciles", "actuals", "int_prediction_traits",
+    "int_interval_windows", "interval_calibration", "prediction_intervals", "interval_coverage",
 )  # fmt: skip
 N = 12_000
 MONTHS = 24

@@ -31,11 +31,11 @@
 {% macro joined_text(text, order) %}{{ return(adapter.dispatch('joined_text')(text, order)) }}{% endmacro %}
 {% macro default__joined_text(text, order) %}{{ return("string_agg(" ~ text ~ ", ' ' order by " ~ order ~ ")") }}{% endmacro %}
 
-{# Select list: columns of a row as rows of name and value, nulls included. Spark: stack(n, name, column, ...). #}
-{% macro unpivoted(names, columns, name, value) %}{{ return(adapter.dispatch('unpivoted')(names, columns, name, value)) }}{% endmacro %}
-{% macro default__unpivoted(names, columns, name, value) -%}
-            unnest([{{ literals(names) }}]) as {{ name }},
-            unnest([
-                {{ columns | join(',\n                ') }}
-            ]) as {{ value }}
+{# Select list: columns of a row as rows of a label and a value, nulls included. Spark: stack(n, label, column, ...). #}
+{% macro unpivoted(labels, columns, label, value) %}{{ return(adapter.dispatch('unpivoted')(labels, columns, label, value)) }}{% endmacro %}
+{% macro default__unpivoted(labels, columns, label, value) -%}
+        unnest([{{ labels | join(', ') }}]) as {{ label }},
+        unnest([
+            {{ columns | join(',\n            ') }}
+        ]) as {{ value }}
 {%- endmacro %}

@@ -3,10 +3,8 @@
     pre_hook="{{ forget_changed_series(ref('int_drift_series')) }}",
 ) }}
 {%- set features = feature_names() %}
-{%- set families = [
-    {'members': 'feature_members', 'names': features, 'columns': features},
-    {'members': 'prediction_members', 'names': prediction_values().keys() | list, 'columns': prediction_values().values() | list},
-] %}
+{%- set values = prediction_values() %}
+{%- set names = features + (values.keys() | list) %}
 
 -- How far each month is from the version's profiles. Values are unpivoted once; one walk along month and profile in
 -- the order of values gives every statistic.
@@ -44,7 +42,7 @@ prediction_members as (
         series.series_id,
         series.part,
         predictions.predicted_price,
-        features.* exclude (month)
+        features.*
     from predictions
     inner join features on predictions.observation_id = features.observation_id
     inner join series
@@ -74,42 +72,52 @@ feature_members as (
     where {{ is_in_training_window() }}
 ),
 
-measured as (
-    {%- for family in families %}
+-- numbers stand for names: there are millions of rows
+names as (
+    select
+        {{ unpivoted(range(1, names | length + 1) | list, [literals(names)], 'feature_id', 'feature') }}
+),
+
+unpivoted as (
     select
         series_id,
-        feature,
+        {{ unpivoted(range(1, features | length + 1) | list, features, 'feature_id', 'value') }}
+    from feature_members
+    union all
+    select
+        series_id,
+        {{ unpivoted(
+            range(features | length + 1, names | length + 1) | list, values.values() | list, 'feature_id', 'value'
+        ) }}
+    from prediction_members
+),
+
+measured as (
+    select
+        series_id,
+        feature_id,
         value,
         count(*) as n
-    from (
-        select
-            series_id,
-            {{ unpivoted(family['names'], family['columns'], 'feature', 'value') }}
-        from {{ family['members'] }}
-    ) as unpivoted
-    {%- if not loop.first %}
+    from unpivoted
     -- a price that is not known yet is not missing
-    where value is not null or feature = 'prediction'
-    {%- endif %}
-    group by series_id, feature, value
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+    where value is not null or feature_id <= {{ features | length + 1 }}
+    group by series_id, feature_id, value
 ),
 
 counted as (
     select
         series_id,
-        feature,
+        feature_id,
         sum(case when value is not null then n else 0 end) as n,
         sum(case when value is null then n else 0 end) as n_missing
     from measured
-    group by series_id, feature
+    group by series_id, feature_id
 ),
 
 points as (
     {%- for relation in [ref('training_profile'), ref('prediction_profile')] %}
     select * from {{ relation }}
-    where point > 0 and model_version in (select model_version from series)
+    where point > 0 and model_version in (select series.model_version from series)
     {{ 'union all' if not loop.last }}
     {%- endfor %}
 ),
@@ -141,7 +149,8 @@ edged as (
                 or (
                     profile.through < reference.n
                     and (
-                        floor(10 * profile.through / reference.n) > floor(10 * (profile.through - profile.n) / reference.n)
+                        floor(10 * profile.through / reference.n)
+                        > floor(10 * (profile.through - profile.n) / reference.n)
                         or 10 * profile.next_n >= reference.n
                     )
                 )
@@ -155,44 +164,44 @@ edged as (
 
 compared as (
     select
+        series.model_version,
+        series.month,
+        series.part,
+        series.fingerprint,
+        names.feature,
         counted.series_id,
-        counted.feature,
-        counted.n,
-        counted.n_missing,
-        reference.is_category,
+        counted.feature_id,
+        cast(counted.n as double) as n,
+        cast(counted.n_missing as double) as n_missing,
+        cast(reference.n as double) as reference_n,
         reference.std,
-        reference.n as reference_n,
-        series.model_version
+        reference.is_category,
+        cast(row_number() over (order by counted.series_id, counted.feature_id) as integer) as group_id
     from counted
     inner join series on counted.series_id = series.series_id
+    inner join names on counted.feature_id = names.feature_id
     inner join {{ ref('int_drift_reference') }} as reference
-        on series.model_version = reference.model_version and counted.feature = reference.feature
+        on series.model_version = reference.model_version and names.feature = reference.feature
 ),
 
 -- a value of the month comes before the same value of the profile
 mixed as (
     select
-        compared.series_id,
-        compared.feature,
+        compared.group_id,
         measured.value,
-        measured.n as n,
-        cast(measured.n as double) / compared.n as share,
-        0.0 as reference_share,
-        0.0 as reference_n,
+        cast(measured.n as double) as n,
+        measured.n / compared.n as step,
         0 as edge,
         0 as is_reference
     from measured
-    inner join compared on measured.series_id = compared.series_id and measured.feature = compared.feature
+    inner join compared on measured.series_id = compared.series_id and measured.feature_id = compared.feature_id
     where measured.value is not null and compared.reference_n > 0
     union all
     select
-        compared.series_id,
-        compared.feature,
+        compared.group_id,
         edged.value,
-        0 as n,
-        0.0 as share,
-        cast(edged.n as double) / edged.total as reference_share,
-        edged.n as reference_n,
+        cast(edged.n as double) as n,
+        -edged.n / compared.reference_n as step,
         edged.edge,
         1 as is_reference
     from edged
@@ -202,13 +211,15 @@ mixed as (
 
 walked as (
     select
-        *,
-        sum(share - reference_share) over by_value as difference,
+        group_id,
+        n,
+        is_reference,
+        sum(step) over by_value as difference,
         sum(edge) over by_value - edge as bin,
         lead(value) over by_value - value as gap
     from mixed
     window by_value as (
-        partition by series_id, feature
+        partition by group_id
         order by value, is_reference
         rows between unbounded preceding and current row
     )
@@ -216,49 +227,45 @@ walked as (
 
 distances as (
     select
-        series_id,
-        feature,
+        group_id,
         max(case when gap > 0 or gap is null then abs(difference) end) as ks,
         coalesce(sum(abs(difference) * gap), 0) as wasserstein,
-        100 * sum(case when is_reference = 0 and (gap > 0 or gap is null) then share else 0 end) as not_in_profile_pct
+        sum(case when is_reference = 0 and (gap > 0 or gap is null) then n else 0 end) as n_unseen
     from walked
-    group by series_id, feature
+    group by group_id
 ),
 
 bins as (
     select
-        walked.series_id,
-        walked.feature,
-        sum(walked.share) as share,
-        sum(walked.reference_share) as reference_share,
-        sum(walked.n) as n,
-        sum(walked.reference_n) as reference_n,
-        count(*) over (partition by walked.series_id, walked.feature) as bins
+        walked.group_id,
+        sum(case when walked.is_reference = 0 then walked.n else 0 end) as n,
+        sum(case when walked.is_reference = 1 then walked.n else 0 end) as reference_n
     from walked
-    inner join compared on walked.series_id = compared.series_id and walked.feature = compared.feature
+    inner join compared on walked.group_id = compared.group_id
     group by
-        walked.series_id,
-        walked.feature,
+        walked.group_id,
         case
             when compared.is_category and walked.is_reference = 0 and (walked.gap > 0 or walked.gap is null) then -1
             else walked.bin
         end
 ),
 
-smoothed as (
-    -- half a row is added to every bin, so that an empty one is rare and not impossible
+shares as (
+    -- half a row is added to every bin of psi, so that an empty one is rare and not impossible
     select
-        *,
-        (n + 0.5) / (sum(n) over (partition by series_id, feature) + 0.5 * bins) as p,
-        (reference_n + 0.5) / (sum(reference_n) over (partition by series_id, feature) + 0.5 * bins) as q
+        bins.group_id,
+        bins.n / compared.n as share,
+        bins.reference_n / compared.reference_n as reference_share,
+        (bins.n + 0.5) / (compared.n + 0.5 * count(*) over (partition by bins.group_id)) as p,
+        (bins.reference_n + 0.5) / (compared.reference_n + 0.5 * count(*) over (partition by bins.group_id)) as q
     from bins
+    inner join compared on bins.group_id = compared.group_id
 ),
 
 divergences as (
     select
-        series_id,
-        feature,
-        max(bins) as bins,
+        group_id,
+        count(*) as bins,
         sum((p - q) * ln(p / q)) as psi,
         sqrt(greatest(sum(
             case when share > 0 then share * ln(share / ((share + reference_share) / 2)) else 0 end
@@ -267,19 +274,19 @@ divergences as (
                 else 0
             end
         ) / 2, 0)) as js
-    from smoothed
-    group by series_id, feature
+    from shares
+    group by group_id
 ),
 
 final as (
     select
-        series.model_version,
-        series.month,
-        series.part,
+        compared.model_version,
+        compared.month,
+        compared.part,
         compared.feature,
-        cast(compared.n as bigint) as n_known,
         cast(compared.n + compared.n_missing as bigint) as n,
-        cast(divergences.bins as bigint) as bins,
+        cast(compared.n as bigint) as n_known,
+        divergences.bins,
         divergences.psi,
         divergences.js,
         distances.ks,
@@ -287,13 +294,12 @@ final as (
             when distances.wasserstein = 0 then 0
             else distances.wasserstein / nullif(compared.std, 0)
         end as wasserstein,
-        100.0 * compared.n_missing / (compared.n + compared.n_missing) as missing_pct,
-        case when compared.is_category then distances.not_in_profile_pct end as unseen_pct,
-        series.fingerprint
+        100 * compared.n_missing / (compared.n + compared.n_missing) as missing_pct,
+        case when compared.is_category then 100 * distances.n_unseen / compared.n end as unseen_pct,
+        compared.fingerprint
     from compared
-    inner join series on compared.series_id = series.series_id
-    left join distances on compared.series_id = distances.series_id and compared.feature = distances.feature
-    left join divergences on compared.series_id = divergences.series_id and compared.feature = divergences.feature
+    left join distances on compared.group_id = distances.group_id
+    left join divergences on compared.group_id = divergences.group_id
 )
 
 select * from final
