@@ -170,6 +170,7 @@ def retrain_request(dataset: str, decision: dict[str, Any], attempt: int) -> dg.
         job_name=retrain_job.name,
         run_config={"ops": {"training__model_versions": {"config": config}}},
         tags={
+            "housing/dataset": dataset,
             DECISION: f"{dataset} {decision['decision_id']}",
             REASONS: ", ".join(decision["reasons"]),
             "housing/mdape_pct": f"{decision['mdape_pct']:.2f}",

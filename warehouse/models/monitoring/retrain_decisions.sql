@@ -101,8 +101,9 @@ gathered as (
 drifting as (
     select
         gathered.*,
-        gathered.drift_status = 'fail' as is_drifting,
-        gathered.drift_status = 'fail' and gathered.new_labels_pct > limits.new_labels_pct_fail_upper as is_drift_learnable,
+        gathered.drift_status in ('warn', 'fail') as is_drifting,
+        gathered.drift_status in ('warn', 'fail')
+        and gathered.new_labels_pct > limits.new_labels_pct_fail_upper as is_drift_learnable,
         gathered.finished_attempts = 0 and gathered.died_attempts >= {{ rules.max_attempts }} as has_died
     from gathered
     cross join limits

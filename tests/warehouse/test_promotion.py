@@ -1,0 +1,234 @@
+"""Champion and challenger: SQL's verdict is carried out, every move is a row, and a rollback restores what was.
+
+The comparison is given here; how SQL makes it is a dbt unit test beside ``challenger_comparisons``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from ml.bundle import BundleError
+from ml.contract import Promotion
+from ml.promotion import PromotionError, carry_out, promote, rollback
+from ml.registry import (
+    challenger,
+    champion,
+    load_bundle,
+    open_registry,
+    reconcile_registry,
+    run_file,
+    train_and_register,
+    versions,
+)
+from ml.score import scorable_months, score_months
+from ml.settings import Settings
+from ml.warehouse import connect
+from tests import toy
+
+JULY, AUGUST = date(2021, 7, 1), date(2021, 8, 1)
+
+COMPARISONS = """
+create schema if not exists monitoring;
+create or replace table monitoring.challenger_comparisons as
+select 'v2' as challenger, 'v1' as champion, date '2021-07-01' as month, 'shadow' as stage, 500 as n,
+    4.2 as error_reduction_pct, 1.5 as reduction_lower_pct, 7.0 as reduction_upper_pct, 'North' as worst_area,
+    2.0 as worst_area_loss_pct, $verdict as verdict, 'because' as reason
+"""
+
+
+@pytest.fixture(scope="module")
+def two_versions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home in which v1 is champion and v2 challenges it, both with July and August scored."""
+    settings = toy.warehouse(tmp_path_factory.mktemp("promotion"))
+    with connect(settings) as connection:
+        for seed in (1, 2):
+            params = toy.PARAMS.model_copy(update={"seed": seed})
+            train_and_register(connection, settings, toy.CONTRACT, params=params)
+        _score(connection, settings)
+        _says(connection, "wait")
+    return settings.home
+
+
+@pytest.fixture
+def settings(tmp_path: Path, two_versions: Path) -> Settings:
+    """A copy, and the paths that the store remembers with it."""
+    home = tmp_path / "home"
+    shutil.copytree(two_versions, home)
+    import sqlite3
+
+    with sqlite3.connect(home / "mlflow" / "mlflow.db") as store:
+        for table, column in (
+            ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("model_versions", "source"),
+            ("model_versions", "storage_location"),
+        ):  # fmt: skip
+            store.execute(f"update {table} set {column} = replace({column}, ?, ?)", (str(two_versions), str(home)))
+    settings = Settings(home=home, dataset="toy")
+    with connect(settings) as connection:
+        connection.execute(
+            "update training.model_versions set model_uri = replace(model_uri, ?, ?)", [str(two_versions), str(home)]
+        )
+    return settings
+
+
+@pytest.fixture
+def warehouse(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    with connect(settings) as connection:
+        yield connection
+
+
+def _score(connection: duckdb.DuckDBPyConnection, settings: Settings, contract=toy.CONTRACT) -> None:
+    for version in filter(None, (champion(connection), challenger(connection))):
+        months = [m for m in scorable_months(connection, version) if m in {JULY, AUGUST}]
+        score_months(connection, settings, contract, version, months, run_id="test")
+
+
+def _says(connection: duckdb.DuckDBPyConnection, verdict: str) -> None:
+    connection.execute(COMPARISONS, {"verdict": verdict})
+
+
+def _moves(connection: duckdb.DuckDBPyConnection) -> list[tuple[Any, ...]]:
+    return connection.execute(
+        "select alias, model_version, previous_version, actor from training.model_aliases order by moved_at, alias"
+    ).fetchall()
+
+
+def _statuses(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [v.status for v in versions(connection)]
+
+
+def _aliases(settings: Settings) -> dict[str, str]:
+    found = open_registry(settings).get_registered_model(settings.registered_model).aliases
+    return {alias: str(number) for alias, number in found.items()}
+
+
+def test_champion_and_challenger_score_the_same_months_in_their_roles(warehouse: duckdb.DuckDBPyConnection) -> None:
+    assert _statuses(warehouse) == ["champion", "challenger"]
+    assert warehouse.execute(
+        "select model_version, role, count(*) from predictions.predictions where kind = 'model' "
+        "group by all order by all"
+    ).fetchall() == [
+        ("v1", "champion", 120), ("v1", "evaluation", 180), ("v2", "challenger", 120), ("v2", "evaluation", 180),
+    ]  # fmt: skip
+
+
+def test_a_better_challenger_is_promoted_once_and_the_old_champion_archived(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    _says(warehouse, "promote")
+    assert carry_out(warehouse, settings, toy.CONTRACT, actor="run 1") == [
+        "champion is v2: because",
+        "challenger is nobody: because",
+    ]
+    assert _statuses(warehouse) == ["archived", "champion"]
+    assert _aliases(settings) == {"champion": "2"}
+    assert _moves(warehouse)[2:] == [("champion", "v2", "v1", "run 1"), ("challenger", None, "v2", "housing")]
+    assert warehouse.execute(
+        "select challenger, champion, verdict, n, reduction_lower_pct, mode, actor from training.promotion_decisions"
+    ).fetchall() == [("v2", "v1", "promote", 500, 1.5, "auto", "run 1")]
+    assert carry_out(warehouse, settings, toy.CONTRACT) == []
+    assert reconcile_registry(warehouse, settings, toy.CONTRACT) == []
+
+
+def test_a_worse_challenger_is_rejected_with_its_interval_and_nothing_else_changes(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    before = warehouse.execute("select * from predictions.predictions order by all").fetchall()
+    _says(warehouse, "reject")
+    carry_out(warehouse, settings, toy.CONTRACT)
+    assert _statuses(warehouse) == ["champion", "rejected"]
+    assert versions(warehouse)[1].reasons == ["because"]
+    assert _aliases(settings) == {"champion": "1"}
+    assert warehouse.execute(
+        "select verdict, error_reduction_pct, reduction_lower_pct, reduction_upper_pct "
+        "from training.promotion_decisions"
+    ).fetchall() == [("reject", 4.2, 1.5, 7.0)]
+    assert warehouse.execute("select * from predictions.predictions order by all").fetchall() == before
+    # rejected once, it does not come back by itself
+    assert reconcile_registry(warehouse, settings, toy.CONTRACT) == []
+
+
+def test_in_manual_mode_a_person_promotes(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    manual = toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="manual")})
+    _says(warehouse, "promote")
+    assert carry_out(warehouse, settings, manual) == ["v2 waits for `housing promote`: because"]
+    assert carry_out(warehouse, settings, manual) == []
+    assert _statuses(warehouse) == ["champion", "challenger"]
+    said = promote(warehouse, settings, None, actor="ann")
+    assert said[0] == "champion is v2: ann promoted v2 by hand"
+    assert _moves(warehouse)[-2] == ("champion", "v2", "v1", "ann")
+    assert promote(warehouse, settings, "v2", actor="ann") == ["v2 is champion already"]
+    with pytest.raises(PromotionError, match="no challenger"):
+        promote(warehouse, settings, None, actor="ann")
+    with pytest.raises(PromotionError, match="no version v9; there are: v1, v2"):
+        promote(warehouse, settings, "v9", actor="ann")
+
+
+def test_a_canary_serves_its_share_of_keys(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    canary = toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="canary", canary_share=0.25)})
+    _says(warehouse, "canary")
+    assert carry_out(warehouse, settings, canary) == ["v2 serves a share of the keys: because"]
+    rival = challenger(warehouse)
+    assert rival
+    score_months(warehouse, settings, canary, rival, [AUGUST], run_id="test")
+    served = warehouse.execute(
+        "select observation_id, role from predictions.predictions where model_version = 'v2' and month = ?", [AUGUST]
+    ).fetchall()
+    assert len(served) == 60
+    assert {key for key, role in served if role == "canary"} == {
+        key for key, _ in served if int(key[:8], 16) / 2**32 < 0.25
+    }
+    assert 5 <= sum(role == "canary" for _, role in served) <= 25
+
+
+def test_a_rollback_restores_champion_and_predictions_bit_for_bit(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    mine = "select * from predictions.predictions where model_version = 'v1' order by all"
+    before = warehouse.execute(mine).fetchall()
+    with pytest.raises(PromotionError, match="no champion before"):
+        rollback(warehouse, settings, actor="ann")
+    promote(warehouse, settings, None, actor="ann")
+    assert rollback(warehouse, settings, actor="bob") == ["champion is v1: bob rolled v2 back to v1"]
+    assert _statuses(warehouse) == ["champion", "archived"]
+    assert warehouse.execute(mine).fetchall() == before
+    version = champion(warehouse)
+    assert version and scorable_months(warehouse, version)[:1] != [JULY]
+    score_months(warehouse, settings, toy.CONTRACT, version, [JULY], run_id="again")
+    prices = "select observation_id, predicted_price from ({}) order by all"
+    again = warehouse.execute(prices.format(mine.removesuffix(" order by all"))).fetchall()
+    index = [description[0] for description in warehouse.execute(mine).description or []]
+    assert again == sorted((row[0], row[index.index("predicted_price")]) for row in before)
+
+
+@pytest.mark.parametrize("moved", ["champion only", "both, not mirrored"])
+def test_a_promotion_that_was_killed_half_way_is_finished_by_the_next_run(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings, moved: str
+) -> None:
+    client, name = open_registry(settings), settings.registered_model
+    for key, value in (("from", "v1"), ("actor", "run 1"), ("reason", "because")):
+        client.set_model_version_tag(name, "2", f"champion_{key}", value)
+    client.set_registered_model_alias(name, "champion", "2")
+    if moved != "champion only":
+        client.delete_registered_model_alias(name, "challenger")
+    said = reconcile_registry(warehouse, settings, toy.CONTRACT)
+    assert said[0] == "champion is v2: because"
+    assert _statuses(warehouse) == ["archived", "champion"]
+    assert _aliases(settings) == {"champion": "2"}
+    assert reconcile_registry(warehouse, settings, toy.CONTRACT) == []
+
+
+def test_a_tampered_model_is_refused(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    version = versions(warehouse)[1]
+    booster = run_file(settings, version, "model/artifacts/bundle/model.ubj")
+    content = bytearray(booster.read_bytes())
+    content[len(content) // 2] ^= 1
+    booster.write_bytes(content)
+    with pytest.raises(BundleError, match=r"model\.ubj was changed after it was written"):
+        load_bundle(settings, version)
