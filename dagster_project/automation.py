@@ -75,6 +75,9 @@ JOBS = [land_job, train_job, retrain_job, score_job, monitor_job, compare_job, t
 DECISION = "housing/decision"
 REASONS = "housing/reasons"
 
+#: Before the second run for a decision whose first one died.
+FIRST_PAUSE = timedelta(minutes=1)
+
 
 def months_tag(first: str, last: str) -> dict[str, str]:
     """Run tags that select a range of monthly partitions (keys ``YYYY-MM-01``)."""
@@ -180,7 +183,7 @@ def retrain_request(dataset: str, decision: dict[str, Any], attempt: int) -> dg.
 
 
 def _is_time(died: list[dg.DagsterRun], context: dg.SensorEvaluationContext) -> bool:
-    """One minute after the first death, two after the second, and so on doubling."""
+    """One pause after the first death, two after the second, and so on doubling."""
     records = context.instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id for run in died]))
     last = max(record.update_timestamp for record in records)
-    return datetime.now(UTC) - last >= timedelta(minutes=2 ** (len(died) - 1))
+    return datetime.now(UTC) - last >= FIRST_PAUSE * 2 ** (len(died) - 1)

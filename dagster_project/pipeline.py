@@ -121,6 +121,8 @@ def retrain(settings: Settings, *, show: Reporter) -> str:
         reasons = ", ".join(decision["reasons"]) or "no evidence"
         if decision["decision"] != "retrain":
             return f"{decision['decision']} ({reasons}); to train all the same: housing train --through YYYY-MM"
+        if decision["is_done"]:
+            return f"the training for {decision['decision_id']} ({reasons}) was made; its challenger is being compared"
         request = retrain_request(settings.dataset, decision, attempt=decision["died_attempts"] + 1)
         session.execute("retrain", request.run_config["ops"], tags=dict(request.tags))
         session.score_pending()

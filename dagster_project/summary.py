@@ -38,6 +38,21 @@ from monitoring.accuracy
 where population = 'valid' and split in ('eval', 'holdout')
 order by split, kind desc, mdape_pct
 """
+CHALLENGER = "select challenger, verdict, reason from monitoring.challenger_comparisons"
+DECISION = """
+select decision, is_done, strftime(month, '%Y-%m') as month, array_to_string(reasons, ', ') as reasons
+from monitoring.retrain_decisions
+where model_version = (select model_version from training.model_versions where status = 'champion')
+order by retrain_decisions.month desc
+limit 1
+"""
+FAILING = """
+select check_name, status, value, strftime(month, '%Y-%m') as month, strftime(since, '%Y-%m') as since
+from monitoring.checks
+where model_version = (select model_version from training.model_versions where status = 'champion')
+qualify row_number() over (partition by check_name order by checks.month desc) = 1 and status in ('fail', 'warn')
+order by status, check_name
+"""
 PUBLISHED = "select * from published.about"
 
 
@@ -65,6 +80,9 @@ def collect(settings: Settings) -> dict[str, Any]:
             "rejected_by_reason": ask(REASONS),
             "latest_version": next(iter(ask(MODEL)), None),
             "champion": next(iter(ask(CHAMPION)), None),
+            "challenger": next(iter(ask(CHALLENGER)), None),
+            "decision": next(iter(ask(DECISION)), None),
+            "failing_checks": ask(FAILING),
             "accuracy": ask(ACCURACY),
         }
 
@@ -118,6 +136,17 @@ def _model(figures: dict[str, Any]) -> list[str]:
         if champion
         else "  champion     none"
     )
+    if rival := figures["challenger"]:
+        out.append(f"  challenger   {rival['challenger']}, verdict {rival['verdict']}: {rival['reason']}")
+    if decision := figures["decision"]:
+        why = f" ({decision['reasons']})" if decision["reasons"] else ""
+        act = (
+            "; done" if decision["is_done"] else "; type: housing retrain" if decision["decision"] == "retrain" else ""
+        )
+        out.append(f"  decision     {decision['decision']} after {decision['month']}{why}{act}")
+    for check in figures["failing_checks"]:
+        value = "" if check["value"] is None else f", {check['value']:.2f}"
+        out.append(f"  {check['status']:<12} {check['check_name']}{value} in {check['month']}, since {check['since']}")
     return out
 
 

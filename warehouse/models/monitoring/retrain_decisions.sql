@@ -180,7 +180,8 @@ final as (
         cast(months_since_training as integer) as months_since_training,
         last_trained_through,
         cast(rejected_since as integer) as rejected_challengers,
-        cast(died_attempts as integer) as died_attempts
+        cast(died_attempts as integer) as died_attempts,
+        finished_attempts > 0 as is_done
     from decided
 )
 

@@ -1,0 +1,147 @@
+"""Retraining is an edge: one decision, one run, however often the sensor looks; a run that dies is tried again.
+
+The decisions stand in a real snapshot file, the runs in a real instance. That a run trains is tests/end_to_end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import duckdb
+import pytest
+
+from dagster_project import automation
+from dagster_project.automation import follow_up, retrain_sensor
+from dagster_project.resources import Housing
+from ml.contract import load
+from ml.settings import Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, dataset="hdb")
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
+        yield instance
+
+
+def publish(settings: Settings, *decisions: tuple[str, str, str], champion: str = "v1") -> None:
+    """A snapshot with these decisions: version, month and decision."""
+    settings.published.parent.mkdir(parents=True, exist_ok=True)
+    settings.published.unlink(missing_ok=True)
+    with duckdb.connect(str(settings.published)) as connection:
+        connection.execute(
+            """
+            create schema training; create schema monitoring;
+            create table training.model_versions (model_version varchar, status varchar);
+            create table monitoring.retrain_decisions (
+                decision_id varchar, model_version varchar, month date, decision varchar, reasons varchar[],
+                mdape_pct double, new_labels bigint, died_attempts integer
+            )
+            """
+        )
+        connection.execute("insert into training.model_versions values (?, 'champion')", [champion])
+        for version, month, decision in decisions:
+            connection.execute(
+                "insert into monitoring.retrain_decisions values (?, ?, ?, ?, ['error', 'level'], 5.25, 700, 0)",
+                [f"{version} {month}", version, f"{month}-01", decision],
+            )
+
+
+def tick(
+    settings: Settings, instance: dg.DagsterInstance, *, status: dg.DagsterRunStatus | None = None
+) -> list[dg.RunRequest]:
+    """One look of the sensor; as the daemon does, a request whose run key is known starts nothing."""
+    context = dg.build_sensor_context(
+        instance=instance,
+        resources={"housing": Housing(home=str(settings.home), dataset=settings.dataset)},
+    )
+    known = {run.tags.get("dagster/run_key") for run in instance.get_runs()}
+    requests = [r for r in list(retrain_sensor(context)) if isinstance(r, dg.RunRequest) and r.run_key not in known]
+    for request in requests:
+        run = dg.DagsterRun(
+            job_name=request.job_name or "",
+            tags={**request.tags, "dagster/run_key": request.run_key or ""},
+            status=status or dg.DagsterRunStatus.SUCCESS,
+        )
+        instance.add_run(run)
+    return requests
+
+
+def test_nothing_starts_without_a_snapshot_a_champion_or_a_decision(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    assert tick(settings, instance) == []
+    publish(settings, ("v1", "2022-03", "retrain"), champion="v2")
+    assert tick(settings, instance) == []
+    for decision in ("hold", "cooldown", "insufficient_data", "needs_human"):
+        publish(settings, ("v1", "2022-02", "retrain"), ("v1", "2022-03", decision))
+        assert tick(settings, instance) == [], decision
+
+
+def test_one_decision_is_one_run_however_often_the_sensor_looks(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    publish(settings, ("v1", "2022-03", "retrain"))
+    (request,) = tick(settings, instance)
+    assert request.job_name == "retrain"
+    assert request.run_config["ops"]["training__model_versions"]["config"] == {
+        "through": "2022-03", "decision_id": "v1 2022-03", "attempt": 1,
+    }  # fmt: skip
+    assert request.tags["housing/reasons"] == "error, level"
+    assert request.tags["housing/mdape_pct"] == "5.25"
+    assert sum(len(tick(settings, instance)) for _ in range(50)) == 0
+    # recovered, then wrong again in a later month: a new edge
+    publish(settings, ("v1", "2022-03", "retrain"), ("v1", "2022-04", "hold"))
+    assert tick(settings, instance) == []
+    publish(settings, ("v1", "2022-03", "retrain"), ("v1", "2022-04", "hold"), ("v1", "2022-07", "retrain"))
+    assert [r.run_key for r in tick(settings, instance)] == ["hdb v1 2022-07 #1"]
+    assert sum(len(tick(settings, instance)) for _ in range(50)) == 0
+
+
+def test_two_datasets_decide_at_once_and_neither_stands_in_for_the_other(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    other = Settings(home=settings.home, dataset="housets")
+    for each in (settings, other):
+        publish(each, ("v1", "2022-03", "retrain"))
+    assert [r.run_key for r in tick(settings, instance)] == ["hdb v1 2022-03 #1"]
+    assert [r.run_key for r in tick(other, instance)] == ["housets v1 2022-03 #1"]
+    assert tick(settings, instance) == tick(other, instance) == []
+
+
+def test_a_run_that_dies_is_tried_again_a_bounded_number_of_times_then_a_person_is_asked(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(settings, ("v1", "2022-03", "retrain"))
+    failed = dg.DagsterRunStatus.FAILURE
+    keys = [r.run_key for r in tick(settings, instance, status=failed)]
+    assert keys == ["hdb v1 2022-03 #1"]
+    # not at once: the second waits a minute, the third two
+    assert tick(settings, instance) == []
+    monkeypatch.setattr(automation, "FIRST_PAUSE", automation.FIRST_PAUSE * 0)
+    for _ in range(10):
+        keys += [r.run_key for r in tick(settings, instance, status=failed)]
+    assert keys == [
+        "hdb v1 2022-03 #1", "hdb v1 2022-03 #2", "hdb v1 2022-03 #3", "hdb v1 2022-03 gave up",
+    ]  # fmt: skip
+    assert [run.job_name for run in instance.get_runs()].count("retrain") == load("hdb").retraining.max_attempts
+    assert [run.job_name for run in instance.get_runs()].count("monitor") == 1
+
+
+def test_after_a_training_everything_pending_is_scored(settings: Settings, instance: dg.DagsterInstance) -> None:
+    run = dg.DagsterRun(job_name="retrain", run_id="0" * 8 + "-0000-4000-8000-000000000000")
+    event = dg.DagsterEvent("PIPELINE_SUCCESS", "retrain")
+    context = dg.build_run_status_sensor_context(
+        sensor_name="follow_up", dagster_instance=instance, dagster_run=run, dagster_event=event,
+        resources={"housing": Housing(home=str(settings.home), dataset="hdb")},
+    )  # fmt: skip
+    request = follow_up(context)
+    assert isinstance(request, dg.RunRequest)
+    assert request.run_key == f"after {run.run_id}"
+    assert request.tags["dagster/asset_partition_range_start"] == "2017-01-01"
