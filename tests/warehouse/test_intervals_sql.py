@@ -1,4 +1,4 @@
-"""The real interval models, run by dbt over a hand-built warehouse, against numpy.
+"""The real interval models and error estimates, run by dbt over a hand-built warehouse, against numpy.
 
 Errors are drawn with a spread that depends on area and on how much is known of the place, so that a range that does not
 adapt covers one group too often and the other too rarely.
@@ -27,10 +27,11 @@ select id as observation_id, 'v1' as model_version, 'model' as kind,
     case when month < date '2021-07-01' then 'eval' when actual is null then 'to_score' else 'holdout' end as split,
     month, area, predicted as predicted_price, '2022-03-01' as scored_at, 'r' as run_id
 from drawn;
+insert into training.model_versions (model_version, trained_through) values ('v1', '2021-06-01');
 """
 SELECTED = (
-    "confidence_grades", "monitoring_thresholds", "price_deciles", "actuals", "int_prediction_traits",
-    "int_interval_windows", "interval_calibration", "prediction_intervals", "interval_coverage",
+    "confidence_grades", "monitoring_thresholds", "training_profile", "predictions", "interval_coverage",
+    "+error_estimates,monitoring",
 )  # fmt: skip
 N = 12_000
 MONTHS = 24
@@ -204,3 +205,51 @@ def test_a_price_never_changes_the_range_of_its_own_month_or_an_earlier_one(
     before, after = "month <= date '2022-04-01'", "month > date '2022-04-01'"
     assert ranges(edited, before).equals(ranges(warehouse, before))
     assert not ranges(edited, after).equals(ranges(warehouse, after))
+    for name in ("estimated_mdape_pct", "lower_mdape_pct", "upper_mdape_pct"):
+        mine, theirs = (estimates(home)[name].to_numpy() for home in (edited, warehouse))
+        # months 6 to 15, then those that know the edited prices
+        np.testing.assert_allclose(mine[:10], theirs[:10], rtol=1e-12)
+        assert not np.isclose(mine[10:], theirs[10:]).any()
+
+
+def estimates(home: Home) -> pa.Table:
+    return home.query("from monitoring.error_estimates order by month")
+
+
+def test_error_estimates_in_sql_equal_numpy_and_say_when_they_stand_alone(
+    warehouse: Home, rows: dict[str, np.ndarray]
+) -> None:
+    found = estimates(warehouse)
+    assert found.num_rows == MONTHS - 6
+    error = 100 * np.abs(rows["predicted"] / rows["actual"] - 1)
+    realised = [np.median(error[(rows["month"] == k) & rows["is_valid"]]) for k in range(MONTHS - 1)]
+    np.testing.assert_allclose(found["realised_mdape_pct"].to_numpy()[:-1], realised[6:], rtol=1e-9)
+    assert found["is_estimate"].to_pylist() == [False] * (MONTHS - 7) + [True]
+    assert (found["realised_mdape_pct"][-1].as_py(), found["status"][-1].as_py()) == (None, "pass")
+
+    y, hardness = np.log(realised), np.full(MONTHS, np.nan)
+    for k in range(6, MONTHS):
+        scale, quantile = twin(rows, k)
+        known = rows["is_valid"] & (rows["month"] < k) & (rows["month"] >= k - 12)
+        overall = np.abs(np.log(rows["predicted"] / rows["actual"]))[known].mean()
+        width = np.median(np.expm1(scale * quantile["std"]))
+        hardness[k] = np.log(width / (overall * quantile["std"]))
+    tried: dict[tuple[int, bool], np.ndarray] = {}
+    for back in (1, 3, 6, 12):
+        for corrected in (False, True):
+            level = np.full(MONTHS, np.nan)
+            for k in range(1, MONTHS):
+                past = slice(max(0, k - back), k)
+                level[k] = y[past].mean()
+                if corrected and not np.isnan(hardness[past]).all() and not np.isnan(hardness[k]):
+                    level[k] += hardness[k] - np.nanmean(hardness[past])
+            tried[back, corrected] = level
+    for k in range(6, MONTHS):
+        past = slice(max(1, k - 12), min(k, MONTHS - 1))
+        misses = {name: y[past] - level[past] for name, level in tried.items()}
+        best = min(misses, key=lambda name: np.abs(misses[name]).mean().round(12))
+        row = found.slice(k - 6, 1).to_pylist()[0]
+        assert row["estimated_mdape_pct"] == pytest.approx(np.exp(tried[best][k]), rel=1e-6), (k, best)
+        spread = np.sqrt((np.sum(misses[best] ** 2) + 0.03) / (len(misses[best]) + 3))
+        # predictions of these months do not drift, so that nothing widens the range
+        assert row["upper_mdape_pct"] / row["estimated_mdape_pct"] == pytest.approx(np.exp(1.96 * spread), rel=1e-6)
