@@ -126,31 +126,31 @@ class Delivery:
 
 # What happened ------------------------------------------------------------------------------------------------------
 
-#: Tables each query reads, and the query: key, time, text. Levels (checks, decisions) count as they are now.
-SOURCES: dict[Kind, tuple[tuple[str, ...], str]] = {
-    "file_quarantined": (
+#: Kind, tables that are read, and the query: key, time, text. Levels (checks, decisions) count as they are now.
+SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
+    (
+        "file_quarantined",
         ("raw.files",),
         """
         select file || '/' || coalesce(sha256, cast(bytes as varchar), ''), loaded_at, reason
         from raw.files where status = 'quarantined'
         """,
     ),
-    "check_failed": (
-        ("monitoring.checks", "training.model_aliases", "published.about"),
+    (
+        "check_failed",
+        ("monitoring.checks", "training.model_versions", "published.about"),
         """
         with champion as (
             select * from monitoring.checks
-            where model_version = (
-                select max_by(model_version, moved_at) from training.model_aliases where alias = 'champion'
-            )
+            where model_version in (select model_version from training.model_versions where status = 'champion')
         )
 
         select
             concat_ws('/', model_version, check_name, cast(since as varchar)),
             (select max(published_at) from published.about),
             concat(
-                check_name, ' of ', model_version, ' fails in ', strftime(month, '%Y-%m'), ' since ',
-                cast(since as varchar), ': ', coalesce(cast(round(value, 4) as varchar), 'no value'),
+                check_name, ' of ', model_version, ' fails in ', strftime(month, '%Y-%m'), ', since ',
+                strftime(since, '%Y-%m'), ': ', coalesce(cast(round(value, 4) as varchar), 'no value'),
                 coalesce(', least allowed ' || cast(lower_limit as varchar), ''),
                 coalesce(', most allowed ' || cast(upper_limit as varchar), ''), ', n ', cast(n as varchar)
             )
@@ -158,33 +158,53 @@ SOURCES: dict[Kind, tuple[tuple[str, ...], str]] = {
         where month = (select max(month) from champion) and status = 'fail' and severity = 'error'
         """,
     ),
-    "needs_human": (
+    (
+        "needs_human",
         ("monitoring.retrain_decisions", "published.about"),
         """
         select
             cast(decision_id as varchar), (select max(published_at) from published.about),
-            concat(model_version, ' in ', strftime(month, '%Y-%m'), ': ', cast(reasons as varchar))
+            concat(model_version, ' in ', strftime(month, '%Y-%m'), ': ', array_to_string(reasons, ', '))
         from monitoring.retrain_decisions
         where month = (select max(month) from monitoring.retrain_decisions) and decision = 'needs_human'
         """,
     ),
-    "champion_moved": (
+    (
+        "needs_human",
+        ("training.promotion_decisions", "training.model_versions"),
+        """
+        select
+            'promote/' || challenger || '/' || champion, min(decided_at),
+            challenger || ' waits for `housing promote`: ' || max_by(reason, decided_at)
+        from training.promotion_decisions
+        where
+            verdict = 'promote' and mode = 'manual'
+            and challenger in (select model_version from training.model_versions where status = 'challenger')
+        group by challenger, champion
+        """,
+    ),
+    (
+        "champion_moved",
         ("training.model_aliases",),
         """
         select
-            model_version || '/' || cast(moved_at as varchar), moved_at,
-            concat(model_version, ' replaced ', coalesce(previous_version, 'nothing'), ', by ', actor, ': ', reason)
+            concat_ws('/', model_version, cast(moved_at as varchar)), moved_at,
+            concat(
+                coalesce(model_version, 'nobody'), ' replaced ', coalesce(previous_version, 'nobody'), ', by ', actor,
+                ': ', reason
+            )
         from training.model_aliases where alias = 'champion'
         """,
     ),
-    "version_rejected": (
+    (
+        "version_rejected",
         ("training.model_versions",),
         """
         select model_version, created_at, concat(model_version, ': ', array_to_string(reasons, '; '))
         from training.model_versions where status = 'rejected'
         """,
     ),
-}
+)
 
 
 def collect(settings: Settings) -> list[Event]:
@@ -202,7 +222,7 @@ def collect(settings: Settings) -> list[Event]:
                 "select table_schema, table_name from information_schema.tables"
             ).fetchall()
         }
-        for kind, (needed, query) in SOURCES.items():
+        for kind, needed, query in SOURCES:
             if tables.issuperset(needed):
                 rows = connection.execute(query).fetchall()
                 found += [Event(f"{kind}/{key}", kind, at, str(text or "")) for key, at, text in rows]

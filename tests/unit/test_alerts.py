@@ -316,13 +316,18 @@ MINIMAL = (
 MODELS = (
     "create table training.model_versions (model_version varchar, status varchar, reasons varchar[], created_at "
     "timestamp)",
-    "insert into training.model_versions values ('v1', 'champion', [], '2026-01-01'), "
+    "insert into training.model_versions values ('v1', 'archived', [], '2026-01-01'), ('v3', 'champion', [], "
+    "'2026-01-03'), ('v4', 'challenger', [], '2026-01-05'), "
     "('v2', 'rejected', ['r2 is 0.1', 'worse than a mean'], '2026-01-02')",
     "create table training.model_aliases (alias varchar, model_version varchar, previous_version varchar, moved_at "
     "timestamp, actor varchar, reason varchar)",
     "insert into training.model_aliases values ('champion', 'v1', null, '2026-01-01', 'gate', 'passed'), "
     "('challenger', 'v3', null, '2026-01-03', 'gate', 'passed'), "
     "('champion', 'v3', 'v1', '2026-01-04', 'promotion', 'better by 4 %')",
+    "create table training.promotion_decisions (challenger varchar, champion varchar, decided_at timestamp, verdict "
+    "varchar, mode varchar, reason varchar)",
+    "insert into training.promotion_decisions values ('v3', 'v1', '2026-01-04', 'promote', 'manual', 'long ago'), "
+    "('v4', 'v3', '2026-01-06', 'promote', 'manual', 'better by 3 %')",
 )
 VERDICTS = (
     "create table monitoring.checks (model_version varchar, month date, check_name varchar, value double, lower_limit "
@@ -349,16 +354,17 @@ def test_the_snapshot_tells_what_happened(settings: Settings) -> None:
     assert [e.text for e in found.values() if e.kind == "file_quarantined"] == ["a.csv is empty"]
     assert [e.text for e in found.values() if e.kind == "version_rejected"] == ["v2: r2 is 0.1; worse than a mean"]
     assert {e.text for e in found.values() if e.kind == "champion_moved"} == {
-        "v1 replaced nothing, by gate: passed",
+        "v1 replaced nobody, by gate: passed",
         "v3 replaced v1, by promotion: better by 4 %",
     }
     # one alert for as long as the check fails, of the champion, at its newest month
     (check,) = [e for e in found.values() if e.kind == "check_failed"]
     assert check.key == "check_failed/v3/mdape_pct/2023-04-01"
-    assert check.text == "mdape_pct of v3 fails in 2023-05 since 2023-04-01: 9.7, most allowed 8.0, n 400"
-    (human,) = [e for e in found.values() if e.kind == "needs_human"]
-    assert human.key == "needs_human/d2"
-    assert "drift persists after a retrain" in human.text
+    assert check.text == "mdape_pct of v3 fails in 2023-05, since 2023-04: 9.7, most allowed 8.0, n 400"
+    assert {e.key: e.text for e in found.values() if e.kind == "needs_human"} == {
+        "needs_human/d2": "v3 in 2023-05: drift persists after a retrain",
+        "needs_human/promote/v4/v3": "v4 waits for `housing promote`: better by 3 %",
+    }
 
 
 def test_a_snapshot_without_the_newer_tables_tells_what_it_can(settings: Settings) -> None:
