@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, TypeVar
 
@@ -62,6 +62,21 @@ class Answers:
     ranges: dict[str, np.ndarray]
     encoding_month: list[date | None]
     warnings: list[list[dict[str, str]]]
+
+    def take(self, places: Sequence[int]) -> Answers:
+        """The answers to some of the rows."""
+        at = np.array(places, dtype=np.int64)
+        return replace(
+            self,
+            checked=self.checked.take(at),
+            features=self.features.take(at),
+            x=self.x[at],
+            price=self.price[at],
+            reasons=[self.reasons[i] for i in places],
+            ranges={name: values[at] for name, values in self.ranges.items()},
+            encoding_month=[self.encoding_month[i] for i in places],
+            warnings=[self.warnings[i] for i in places],
+        )
 
 
 class Engine:

@@ -59,10 +59,14 @@ class Snapshot:
         self.identity = identity(published)
         self._lock = threading.Lock()
         try:
-            self._connection = duckdb.connect(
-                str(self.path), read_only=True, config={"threads": 1, "memory_limit": MEMORY_LIMIT}
-            )
+            self._connection = duckdb.connect(":memory:", config={"threads": 1, "memory_limit": MEMORY_LIMIT})
             self._connection.execute("set enable_progress_bar = false")
+            path = str(self.path).replace("'", "''")
+            self._connection.execute(f"attach '{path}' as snapshot (read_only)")
+            # under the names of the warehouse, for code that knows those
+            self._connection.execute("create schema features")
+            self._connection.execute("create view features.features as from snapshot.training.training_dataset")
+            self._connection.execute("create view features.encodings as from snapshot.features.encodings")
             row = self.rows("select fingerprint, published_at from published.about")
         except duckdb.Error as error:
             self.path.unlink(missing_ok=True)
@@ -80,7 +84,13 @@ class Snapshot:
         return (datetime.now(UTC) - self.published_at).total_seconds()
 
     def cursor(self) -> duckdb.DuckDBPyConnection:
-        """A connection of the caller's own; the caller closes it."""
+        """A connection of the caller's own to the snapshot's tables; the caller closes it."""
+        connection = self.warehouse_cursor()
+        connection.execute("use snapshot")
+        return connection
+
+    def warehouse_cursor(self) -> duckdb.DuckDBPyConnection:
+        """The same, but features stand in ``features.features``, as in the warehouse."""
         with self._lock:
             return self._connection.cursor()
 
