@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DO_NOT_TRACK=1
 
-.PHONY: run test ui lint fmt docs bench clean
+.PHONY: run test ui api lint fmt docs bench clean
 
 run: .venv/installed
 	@$(BIN)/housing run
 
 ui: .venv/installed
 	@$(BIN)/housing ui
+
+api: .venv/installed
+	@$(BIN)/housing serve
 
 test: .venv/dev lint
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -133,9 +133,29 @@ class Bundle:
     @cached_property
     def _database(self) -> duckdb.DuckDBPyConnection:
         """In-memory twin of the warehouse, with encodings and views and an empty ``raw.observations``."""
-        connection = duckdb.connect(":memory:", config={"threads": 2})
+        return self.twin({"threads": 2}, self._own_encodings)
+
+    def _own_encodings(self, connection: duckdb.DuckDBPyConnection) -> None:
+        path = str(self._folder / self.metadata["tables"]["features.encodings"])
+        connection.execute("create table features.encodings as select * from read_parquet(?)", [path])
+
+    def twin(
+        self,
+        config: dict[str, Any],
+        encodings: Callable[[duckdb.DuckDBPyConnection], None],
+        *,
+        request: str = REQUEST_VIEW,
+        rewritten: Callable[[str], str] = str,
+        disabled_optimizers: str = "in_clause",
+        row_group_size: int = 122_880,
+    ) -> duckdb.DuckDBPyConnection:
+        """A new in-memory twin of the warehouse; ``encodings`` is asked to create ``features.encodings`` in it.
+
+        ``request`` creates ``intermediate.int_observations``; ``rewritten`` may change how a view's SQL is planned.
+        """
+        connection = duckdb.connect(":memory:", config=config)
         columns = [f"{_quoted(name)} varchar" for name in self._formats]
-        connection.execute(f"attach ':memory:' as {self.dataset}")
+        connection.execute(f"attach ':memory:' as {self.dataset} (row_group_size {row_group_size})")
         connection.execute(f"use {self.dataset}")
         connection.execute(
             "create schema raw; create schema staging; create schema intermediate; create schema features"
@@ -144,22 +164,36 @@ class Bundle:
             f"create table raw.observations ({', '.join(columns)}, _file varchar, _row bigint, "
             "_loaded_at timestamp, _batch bigint)"
         )
+        encodings(connection)
         for relation, name in self.metadata["tables"].items():
-            connection.execute(f"create table {relation} as select * from read_parquet(?)", [str(self._folder / name)])
+            if relation != "features.encodings":
+                path = str(self._folder / name)
+                connection.execute(f"create table {relation} as select * from read_parquet(?)", [path])
         for relation, sql in json.loads((self._folder / "sql.json").read_text(encoding="utf-8")):
             if relation == "features.features_as_of":
-                connection.execute(REQUEST_VIEW)
-            connection.execute(sql)
+                connection.execute(request)
+            connection.execute(rewritten(sql))
         # DuckDB turns each long IN list into a hash join: for a request of few rows, ten times the work
-        connection.execute("set disabled_optimizers = 'in_clause'")
+        connection.execute(f"set disabled_optimizers = '{disabled_optimizers}'")
         # from here on, the database reads and writes nothing but its own memory
         connection.execute("set enable_external_access = false")
+        connection.execute("set enable_progress_bar = false")
         connection.execute("set lock_configuration = true")
         return connection
 
     @contextmanager
     def _request(self, raw_rows: pa.Table | pd.DataFrame) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that alone sees these rows: they are inserted in a transaction that is never committed."""
+        with self._lock:
+            connection = self._database.cursor()
+        try:
+            self.insert(connection, raw_rows)
+            yield connection
+        finally:
+            connection.close()
+
+    def insert(self, connection: duckdb.DuckDBPyConnection, raw_rows: pa.Table | pd.DataFrame) -> None:
+        """Begin a transaction and insert the rows as landed text, numbered from 1 in ``_row``."""
         given = _as_columns(raw_rows)
         if lacking := [header for header in self._required if header not in given]:
             raise BundleError(
@@ -172,21 +206,15 @@ class Bundle:
         rows = pa.table(list(used.values()), names=[f"c{i}" for i in range(len(used))])
         rows = rows.append_column("n", pa.array(np.arange(1, rows.num_rows + 1)))
         texts = [_text_of(f"c{i}", rows.schema.field(i).type, self._formats[h]) for i, h in enumerate(used)]
-        with self._lock:
-            connection = self._database.cursor()
-        try:
-            connection.register("given", rows)
-            connection.execute("begin")
-            connection.execute(
-                f"""
-                insert into {self.dataset}.raw.observations
-                    ({", ".join(map(_quoted, used))}, _file, _row, _loaded_at, _batch)
-                select {", ".join(texts)}, 'request', n, timestamp '1970-01-01', 0 from given
-                """
-            )
-            yield connection
-        finally:
-            connection.close()
+        connection.register("given", rows)
+        connection.execute("begin")
+        connection.execute(
+            f"""
+            insert into {self.dataset}.raw.observations
+                ({", ".join(map(_quoted, used))}, _file, _row, _loaded_at, _batch)
+            select {", ".join(texts)}, 'request', n, timestamp '1970-01-01', 0 from given
+            """
+        )
 
     @cached_property
     def _sources(self) -> list[dict[str, Any]]:

@@ -57,11 +57,18 @@ class Homes:
         return np.array(self.rows["month"].to_numpy(), dtype="datetime64[D]")
 
 
-def sales(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contract, months: Sequence[date]) -> Homes:
-    """Accepted sales that can be comparables of homes valued in these months."""
+def sales(
+    connection: duckdb.DuckDBPyConnection,
+    bundle: Bundle,
+    contract: Contract,
+    months: Sequence[date],
+    area: str | None = None,
+) -> Homes:
+    """Accepted sales that can be comparables of homes valued in these months, of one area where it is given."""
     first, last = add_months(min(months), -MONTHS_BACK), max(months)
     when = f"month >= date '{first}' and month < date '{last}'" if contract.observed_on else "split = 'train'"
-    return _read(connection, bundle, contract, f"is_price_valid and {when}")
+    where = "" if area is None else " and coalesce(area, 'unknown') = $area"
+    return _read(connection, bundle, contract, f"is_price_valid and {when}{where}", {"area": area} if area else {})
 
 
 def subjects(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contract, predicted: str) -> Homes:
@@ -140,7 +147,13 @@ def _counted(subject: np.ndarray) -> np.ndarray:
     return (np.arange(len(subject)) - np.repeat(starts, np.diff(np.r_[starts, len(subject)])) + 1).astype(np.int32)
 
 
-def _read(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contract, condition: str) -> Homes:
+def _read(
+    connection: duckdb.DuckDBPyConnection,
+    bundle: Bundle,
+    contract: Contract,
+    condition: str,
+    parameters: dict[str, str] | None = None,
+) -> Homes:
     features = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
     reader = connection.execute(
         f"""
@@ -150,20 +163,31 @@ def _read(connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contr
         from (select * from features.features where {condition}) as f
         left join market on least(f.month, (select max(month) from market)) = market.month
         order by area, f.month desc, f.observation_id
-        """
+        """,
+        parameters or {},
     ).to_arrow_reader(BATCH_ROWS)
-    trees = min(TREES, bundle.booster.num_boosted_rounds())
-    rows, leaves = [], [np.empty((0, trees), dtype=np.uint16)]
+    rows, leaves = [], [leaves_of(bundle, np.empty((0, len(bundle.features_used)), dtype=np.float32))]
     for batch in reader:
         rows.append(batch.select(["observation_id", "month", "area", "price", "market"]))
         x = feature_matrix(batch, bundle.features_used)
-        # the matrix has no names: the order of features is the bundle's
-        found = bundle.booster.predict(
-            xgb.DMatrix(x), pred_leaf=True, iteration_range=(0, trees), validate_features=False
-        )
-        leaves.append(found.reshape(len(x), trees).astype(np.uint16))
+        leaves.append(leaves_of(bundle, x))
     schema = pa.schema([reader.schema.field(n) for n in ("observation_id", "month", "area", "price", "market")])
     return Homes(pa.Table.from_batches(rows, schema), np.concatenate(leaves))
+
+
+def leaves_of(bundle: Bundle, x: np.ndarray) -> np.ndarray:
+    """Leaf of each row in each compared tree, uint16 of shape (n, trees); ``x`` is the matrix of features."""
+    trees = min(TREES, bundle.booster.num_boosted_rounds())
+    if not len(x):
+        return np.empty((0, trees), dtype=np.uint16)
+    # the matrix has no names: the order of features is the bundle's
+    found = bundle.booster.predict(xgb.DMatrix(x), pred_leaf=True, iteration_range=(0, trees), validate_features=False)
+    return found.reshape(len(x), trees).astype(np.uint16)
+
+
+def market_levels(connection: duckdb.DuckDBPyConnection, contract: Contract) -> dict[date, float]:
+    """As-of log price of the whole market by month; empty for a dataset without encodings."""
+    return dict(connection.execute(_market(contract)).fetchall())
 
 
 def _market(contract: Contract) -> str:

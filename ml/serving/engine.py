@@ -1,0 +1,332 @@
+"""One model version over one snapshot: rows in, prices with ranges, grades and warnings out.
+
+Features are the bundle's SQL over the snapshot's encodings, ranges the dbt models' (``intervals.py``). What is done
+with an answer (journal, metrics, JSON) is not here; which version answers is decided in ``service.py``.
+"""
+
+from __future__ import annotations
+
+import queue
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import Any, TypeVar
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.bundle import NO_LEVEL, Bundle, feature_matrix
+from ml.contract import Contract
+from ml.registry import ModelVersion
+from ml.serving.intervals import RANGES, Ranges
+from ml.serving.snapshot import Snapshot
+from ml.warehouse import quoted
+
+T = TypeVar("T")
+
+#: Requests of the newest month run side by side: a large one must not hold up the small ones.
+LANES = 2
+#: Earlier months kept ready; each costs a few megabytes and is made on first use.
+MONTHS_KEPT = 6
+
+#: What the checked rows of a request are stored in, so that they are checked once.
+REQUEST = """
+create table intermediate.request as select * from intermediate.int_observations_checked;
+create view intermediate.int_observations as select * from intermediate.request
+"""
+CHECKED = ("observation_id", "observed_on", "month", "area", "locality", "reasons", "labels")
+FOR_RANGES = ("target_offset", "persistence_price", "history_n")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Answers to the rows of a request, in their order. Arrays and tables have one entry a row."""
+
+    version: ModelVersion
+    role: str
+    checked: pa.Table
+    """CHECKED"""
+    features: pa.Table
+    """FOR_RANGES and the model's features"""
+    x: np.ndarray
+    """float32, shape (n, features)"""
+    price: np.ndarray
+    """NaN where ``reasons`` says why there is none"""
+    reasons: list[list[str]]
+    ranges: dict[str, np.ndarray]
+    encoding_month: list[date | None]
+    warnings: list[list[dict[str, str]]]
+
+    def take(self, places: Sequence[int]) -> Answers:
+        """The answers to some of the rows."""
+        at = np.array(places, dtype=np.int64)
+        return replace(
+            self,
+            checked=self.checked.take(at),
+            features=self.features.take(at),
+            x=self.x[at],
+            price=self.price[at],
+            reasons=[self.reasons[i] for i in places],
+            ranges={name: values[at] for name, values in self.ranges.items()},
+            encoding_month=[self.encoding_month[i] for i in places],
+            warnings=[self.warnings[i] for i in places],
+        )
+
+
+class Engine:
+    """A loaded version. Safe to use from several threads."""
+
+    def __init__(self, contract: Contract, snapshot: Snapshot, version: ModelVersion, bundle: Bundle) -> None:
+        if bundle.model_version != version.model_version or bundle.dataset != contract.name:
+            raise ValueError(
+                f"the bundle is {bundle.dataset} {bundle.model_version}, not {contract.name} {version.model_version}"
+            )
+        self.contract, self.snapshot, self.version, self.bundle = contract, snapshot, version, bundle
+        self.month = snapshot.newest_month()
+        encodings = snapshot.encodings(contract, self.month)
+        self._newest: queue.LifoQueue[_Planned] = queue.LifoQueue()
+        for _ in range(LANES):
+            self._newest.put(_Planned(bundle, encodings))
+        self._earlier: OrderedDict[date, _Planned] = OrderedDict()
+        self._earlier_lock = threading.Lock()
+        self._known = _Known(contract, snapshot, version, bundle)
+        calibration = snapshot.table(
+            "select * from predictions.interval_calibration where model_version = $version",
+            {"version": version.model_version},
+        )
+        grades = snapshot.table("from predictions.confidence_grades")
+        self._ranges = Ranges(calibration, grades)
+
+    def answer(self, rows: Sequence[dict[str, Any]], role: str) -> Answers:
+        """Answers to rows whose keys are the contract's column names. A row without a price says why."""
+        raw = self._raw(rows)
+        with _taken(self._newest) as planned, planned.request(raw) as checked:
+            months: list[date | None] = checked["month"].to_pylist()
+            earlier = {m for m in months if m and self.month and m < self.month}
+            features = planned.features() if len(earlier) < len({*months}) else None
+        for month in sorted(earlier):
+            place = np.array([i for i, m in enumerate(months) if m == month])
+            part = self._of_month(month, raw.take(place))
+            features = _spliced(features, len(months), place, part)
+        assert features is not None
+        x = feature_matrix(features, self.bundle.features_used)
+        offset = features["target_offset"].to_numpy().astype(np.float64)
+        reasons = _reasons(checked, offset)
+        usable = np.array([not r for r in reasons], dtype=bool)
+        price = np.full(len(x), np.nan)
+        if usable.any():
+            asked = x if usable.all() else x[usable]
+            score = self.bundle.booster.inplace_predict(asked).astype(np.float64)
+            price[usable] = np.exp(score + offset[usable])
+        ranges = self._ranges_of(checked, features, price)
+        encoded = [m if m is None or self.month is None else min(m, self.month) for m in months]
+        return Answers(
+            version=self.version,
+            role=role,
+            checked=checked,
+            features=features,
+            x=x,
+            price=price,
+            reasons=reasons,
+            ranges=ranges,
+            encoding_month=encoded if self.month else [None] * len(months),
+            warnings=self._known.warnings(checked, x, encoded, months, self.month),
+        )
+
+    def _raw(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
+        """Rows under the headers of the landed files. What a request need not say is null, as in a file."""
+        columns = {}
+        for header, column in self.contract.sources.items():
+            if column.role in {"price", "leak"}:
+                kind, values = pa.string(), [None] * len(rows)
+            else:
+                kind = pa.float64() if column.type == "number" else pa.string()
+                values = [row.get(column.name) for row in rows]
+            columns[header] = pa.array(values, kind)
+        return pa.table(columns)
+
+    def _of_month(self, month: date, raw: pa.Table) -> pa.Table:
+        # one caller at a time: who asks for the past can wait
+        with self._earlier_lock:
+            planned = self._earlier.pop(month, None) or _Planned(
+                self.bundle, self.snapshot.encodings(self.contract, month)
+            )
+            self._earlier[month] = planned
+            while len(self._earlier) > MONTHS_KEPT:
+                self._earlier.popitem(last=False)
+            with planned.request(raw):
+                return planned.features()
+
+    def _ranges_of(self, checked: pa.Table, features: pa.Table, price: np.ndarray) -> dict[str, np.ndarray]:
+        rows = pa.table(
+            {name: checked[name] for name in ("month", "area")}
+            | {name: features[name] for name in FOR_RANGES}
+            | {"predicted_price": pa.array(price, from_pandas=True)}
+        )
+        return self._ranges.of(rows)
+
+
+class _Planned:
+    """The bundle's SQL over encodings of one month, planned once: that takes longer than running it over few rows.
+
+    For one thread at a time.
+    """
+
+    def __init__(self, bundle: Bundle, encodings: pa.Table) -> None:
+        self._bundle = bundle
+
+        def fill(connection: duckdb.DuckDBPyConnection) -> None:
+            connection.register("encodings", encodings)
+            connection.execute("create table features.encodings as from encodings")
+            connection.unregister("encodings")
+
+        self._connection = bundle.twin(
+            # a plan of forty small operators gains nothing from a second thread
+            {"threads": 1},
+            fill,
+            request=REQUEST,
+            rewritten=_inlined,
+            # the rows change and the plan does not: nothing may be concluded from what the table held
+            disabled_optimizers="in_clause,statistics_propagation",
+            # encodings are in order: a join looks only into the groups that may hold its own
+            row_group_size=2048,
+        )
+        features = ", ".join(map(quoted, bundle.features_used))
+        for name, sql in {
+            "checked": "insert into intermediate.request select * from intermediate.int_observations_checked",
+            "rows": f"select _row, {', '.join(CHECKED)} from intermediate.request",
+            "asked": f"select _row, {', '.join(FOR_RANGES)}, {features} from features.features_as_of",
+        }.items():
+            self._connection.execute(f"prepare {name} as {sql}")
+
+    @contextmanager
+    def request(self, raw: pa.Table) -> Iterator[pa.Table]:
+        """CHECKED of raw rows, in their order; ``features`` may be asked until the block ends."""
+        try:
+            self._bundle.insert(self._connection, raw)
+            self._connection.execute("execute checked")
+            yield _in_order(self._connection.execute("execute rows").to_arrow_table())
+        finally:
+            self._connection.rollback()
+
+    def features(self) -> pa.Table:
+        """FOR_RANGES and the model's features of the rows of the request, in their order."""
+        return _in_order(self._connection.execute("execute asked").to_arrow_table())
+
+
+class _Known:
+    """What the version learned from: areas, localities and the range of each number, for warnings only."""
+
+    def __init__(self, contract: Contract, snapshot: Snapshot, version: ModelVersion, bundle: Bundle) -> None:
+        learned = (
+            f"month <= date '{version.trained_through}' and price is not null"
+            if version.trained_through
+            else "split = 'train'"
+        )
+        numbers = {c.name for c in contract.columns if c.type == "number" and c.role == "feature"}
+        texts = {c.name for c in contract.columns if c.encode == "ordinal" and c.role == "feature"}
+        self._place = {name: j for j, name in enumerate(bundle.features_used)}
+        self._numbers = [name for name in bundle.features_used if name in numbers]
+        self._optional = [
+            name for name in bundle.features_used if name in numbers | texts and not _required(contract, name)
+        ]
+        limits = ", ".join(f"min({quoted(n)}), max({quoted(n)})" for n in self._numbers) or "1"
+        found = snapshot.table(f"select {limits} from training.training_dataset where {learned}").to_pydict()
+        values = [column[0] for column in found.values()]
+        self._low = np.array([_number(v) for v in values[0 : 2 * len(self._numbers) : 2]], dtype=np.float32)
+        self._high = np.array([_number(v) for v in values[1 : 2 * len(self._numbers) : 2]], dtype=np.float32)
+        self._places = {
+            name: set(
+                snapshot.table(f"select distinct {name} from training.training_dataset where {learned}")[
+                    name
+                ].to_pylist()
+            )
+            for name in ("area", "locality")
+        }
+
+    def warnings(
+        self,
+        checked: pa.Table,
+        x: np.ndarray,
+        encoded: list[date | None],
+        months: list[date | None],
+        newest: date | None,
+    ) -> list[list[dict[str, str]]]:
+        """A list for each row; most are empty, so that only rows with something to say are looked at."""
+        out: list[list[dict[str, str]]] = [[] for _ in range(len(x))]
+
+        def tell(i: int, code: str, field: str, message: str) -> None:
+            out[i].append({"code": code, "field": field, "message": message})
+
+        for name, known in self._places.items():
+            for i, value in enumerate(checked[name].to_pylist()):
+                if value not in known:
+                    tell(i, f"unseen_{name}", name, f"the model has not seen this {name}")
+        for i in np.flatnonzero(pc.list_value_length(checked["labels"]).to_numpy() > 0):  # pyright: ignore
+            for label in checked["labels"][int(i)].as_py():
+                field, _, problem = label.partition(":")
+                tell(int(i), problem, field, f"the value of {field} is not used: {problem.replace('_', ' ')}")
+        numbers = x[:, [self._place[n] for n in self._numbers]]
+        for i, j in zip(*np.nonzero((numbers < self._low) | (numbers > self._high)), strict=True):
+            low, high = self._low[j], self._high[j]
+            tell(i, "outside_training_range", self._numbers[j], f"the model learned from {low:g} to {high:g}")
+        missing = np.isnan(x[:, [self._place[n] for n in self._optional]])
+        for i, j in zip(*np.nonzero(missing), strict=True):
+            tell(i, "missing_feature", self._optional[j], "not given; the model does without it")
+        for i, (month, used) in enumerate(zip(months, encoded, strict=True)):
+            if month and used and month > used and newest:
+                tell(i, "older_encodings", "month", f"prices are known up to the month before {newest:%Y-%m}")
+        return out
+
+
+def _required(contract: Contract, name: str) -> bool:
+    return next(c.required for c in contract.columns if c.name == name)
+
+
+def _number(value: float | None) -> float:
+    return np.nan if value is None else value
+
+
+def _inlined(sql: str) -> str:
+    """The same view with its encodings read where they are joined, so that each join reads only its own."""
+    return re.sub(r"\bencodings as \(", "encodings as not materialized (", sql, flags=re.IGNORECASE)
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    row = table["_row"].to_numpy()
+    if len(row) > 1 and (np.diff(row) < 0).any():
+        table = table.take(np.argsort(row, kind="stable"))
+    return table.drop_columns("_row").combine_chunks()
+
+
+def _spliced(features: pa.Table | None, n: int, place: np.ndarray, part: pa.Table) -> pa.Table:
+    """``features`` of n rows with ``part`` put at its places; where there are none yet, the rest is filled later."""
+    source = np.zeros(n, dtype=np.int64) if features is None else np.arange(n)
+    first = 0 if features is None else n
+    source[place] = first + np.arange(part.num_rows)
+    whole = part if features is None else pa.concat_tables([features, part])
+    return whole.take(source).combine_chunks()
+
+
+def _reasons(checked: pa.Table, offset: np.ndarray) -> list[list[str]]:
+    found: list[list[str]] = checked["reasons"].to_pylist()
+    return [r or ([NO_LEVEL] if np.isnan(o) else []) for r, o in zip(found, offset, strict=True)]
+
+
+@contextmanager
+def _taken(pool: queue.LifoQueue[T]) -> Iterator[T]:
+    """One of the pool, alone, until the block ends."""
+    taken = pool.get()
+    try:
+        yield taken
+    finally:
+        pool.put(taken)
+
+
+__all__ = ["CHECKED", "RANGES", "Answers", "Engine"]

@@ -1,0 +1,195 @@
+"""Price ranges of a request by the very dbt models of the batch: ``int_prediction_traits`` and ``prediction_intervals``.
+
+Their text is rendered here as dbt renders it, with other relations behind ``ref`` and ``source``; nothing of an interval
+is written in Python. What was learned from errors comes from the snapshot's ``predictions.interval_calibration``.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jinja2
+import numpy as np
+import pyarrow as pa
+
+from ml.settings import PROJECT_ROOT
+
+WAREHOUSE = PROJECT_ROOT / "warehouse"
+MODELS = WAREHOUSE / "models" / "predictions"
+#: Where the two models use macros from.
+MACROS = ("intervals.sql", "metrics.sql")
+#: Requests that may ask side by side.
+LANES = 2
+#: Columns of an answer besides row and price.
+RANGES = (
+    *(f"{side}_{level}" for level in ("50", "80", "95") for side in ("lower", "upper")),
+    "forecast_std_pct",
+    "grade",
+)
+
+#: Classes of the traits besides the area, which is a name.
+TRAITS = ("history", "surprise", "rarity", "area")
+
+#: The rows of a request as ``int_prediction_traits`` knows them. A month without a calibration of its own uses the
+#: latest before it.
+TWIN = """
+create table request (
+    observation_id bigint, month date, area varchar, predicted_price double, history_n bigint,
+    persistence_price double, target_offset double
+);
+create view features as select observation_id, history_n, persistence_price, target_offset from request;
+create view predictions as
+select observation_id, 'asked' as model_version, 'model' as kind, 'to_score' as split, area, predicted_price, month
+from request;
+create table actuals (observation_id bigint, actual_price double, is_price_valid boolean);
+"""
+#: Every combination of traits at a price of 1: a range is the price times a factor that follows from them.
+GRID = """
+create table grid as
+select
+    row_number() over () as observation_id, 'asked' as model_version, 'to_score' as split, months.month,
+    history.class as history, surprise.class as surprise, rarity.class as rarity, areas.class as area,
+    1.0::double as predicted_price, null::double as log_error
+from (select distinct month from calibration) as months
+cross join (select unnest(['unknown', '1', '2', '3', '4', '5', '6']) as class) as history
+cross join (select unnest(['unknown', '1', '2', '3', '4', '5']) as class) as surprise
+cross join (select unnest(['unknown', '1', '2', '3', '4', '5']) as class) as rarity
+cross join (select distinct class from calibration where trait = 'area' union select null) as areas
+where months.month in (select unnest($months::date[]))
+"""
+
+
+class _Return(Exception):  # noqa: N818 - dbt's `return` is not an error
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def model_sql(name: str, relations: dict[str, str]) -> str:
+    """Compiled SQL of a dbt model of ``warehouse/models/predictions``; ``relations`` maps names of ref and source."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([WAREHOUSE / "macros", MODELS]), undefined=jinja2.StrictUndefined
+    )
+
+    def give(value: Any) -> None:
+        raise _Return(value)
+
+    known: dict[str, Any] = {
+        "return": give,
+        "config": lambda **_: "",
+        "ref": lambda model: relations[model],
+        "source": lambda schema, table: relations[f"{schema}.{table}"],
+    }
+
+    def called(macro: Callable[..., str]) -> Callable[..., Any]:
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return macro(*arguments, **keywords)
+            except _Return as returned:
+                return returned.value
+
+        return call
+
+    environment.globals.update(known)
+    for file in MACROS:
+        module = environment.get_template(file).module
+        for macro in dir(module):
+            if not macro.startswith("_"):
+                environment.globals[macro] = called(getattr(module, macro))
+    return environment.get_template(f"{name}.sql").render()
+
+
+class Ranges:
+    """Ranges and grades of one model version's prices. Safe to use from several threads."""
+
+    def __init__(self, calibration: pa.Table, grades: pa.Table) -> None:
+        """``calibration`` are the version's rows of interval_calibration, ``grades`` is confidence_grades."""
+        self._calibration, self._grades = calibration, grades
+        months = sorted(m for m in set(calibration["month"].to_pylist()))
+        self._months = np.array(months, dtype="datetime64[D]")
+        self._factors: dict[date, dict[tuple[str | None, ...], tuple[Any, ...]]] = {}
+        self._lanes: queue.LifoQueue[duckdb.DuckDBPyConnection] = queue.LifoQueue()
+        for _ in range(LANES):
+            self._lanes.put(_traits_planned())
+
+    def of(self, rows: pa.Table) -> dict[str, np.ndarray]:
+        """RANGES by name, one value a row; NaN and None where there is no price or nothing is known of errors.
+
+        ``rows`` has the columns of ``request`` but ``observation_id``.
+        """
+        n = rows.num_rows
+        traits = self._traits(rows)
+        price = rows["predicted_price"].to_numpy()
+        out: dict[str, np.ndarray] = {
+            name: np.full(n, None if name == "grade" else np.nan, dtype=object if name == "grade" else float)
+            for name in RANGES
+        }
+        # the latest calibration that is not later than the row's month
+        at = np.searchsorted(self._months, traits["month"].to_numpy().astype("datetime64[D]"), side="right") - 1
+        classes = zip(*(traits[name].to_pylist() for name in TRAITS), strict=True)
+        place, factors = [], []
+        for i, month, key in zip(traits["observation_id"].to_pylist(), at.tolist(), classes, strict=True):
+            if month >= 0:
+                known = self._of_month(self._months[month].item())
+                # an area without errors of its own has no factor of its own
+                factors.append(known.get(key) or known[(*key[:3], None)])
+                place.append(i)
+        for name, values in zip(RANGES, zip(*factors, strict=True), strict=False):
+            plain = name in {"grade", "forecast_std_pct"}
+            out[name][place] = values if plain else price[place] * np.array(values)
+        return out
+
+    def _of_month(self, month: date) -> dict[tuple[str | None, ...], tuple[Any, ...]]:
+        """Factors of all combinations of traits in a month by the very SQL of the batch, computed on first use."""
+        if month not in self._factors:
+            with duckdb.connect(":memory:", config={"threads": 1}) as connection:
+                connection.register("given", self._calibration)
+                connection.register("grades", self._grades)
+                connection.execute(
+                    "create table calibration as select * replace ('asked' as model_version) from given where month = ?",
+                    [month],
+                )
+                connection.execute(GRID, {"months": [month]})
+                sql = model_sql(
+                    "prediction_intervals",
+                    {
+                        "int_prediction_traits": "grid",
+                        "interval_calibration": "calibration",
+                        "confidence_grades": "grades",
+                    },
+                )
+                found = connection.execute(
+                    f"select {', '.join(f'g.{t}' for t in TRAITS)}, {', '.join(f'p.{r}' for r in RANGES)} "
+                    f"from ({sql}) as p inner join grid as g on p.observation_id = g.observation_id"
+                ).fetchall()
+            self._factors[month] = {row[: len(TRAITS)]: row[len(TRAITS) :] for row in found}
+        return self._factors[month]
+
+    def _traits(self, rows: pa.Table) -> pa.Table:
+        """observation_id (place of the row), month and TRAITS of the rows that have a price."""
+        connection = self._lanes.get()
+        try:
+            connection.register("asked", rows.append_column("observation_id", pa.array(np.arange(rows.num_rows))))
+            connection.execute("begin")
+            connection.execute("insert into request by name select * from asked where predicted_price is not null")
+            return connection.execute("execute traits").to_arrow_table()
+        finally:
+            connection.rollback()
+            connection.unregister("asked")
+            self._lanes.put(connection)
+
+
+def _traits_planned() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(":memory:", config={"threads": 1})
+    connection.execute(TWIN)
+    # the plan stays while the rows change, so nothing may be concluded from what the table held
+    connection.execute("set disabled_optimizers = 'statistics_propagation'")
+    connection.execute("set enable_progress_bar = false")
+    relations = {"predictions.predictions": "predictions", "features": "features", "actuals": "actuals"}
+    sql = model_sql("int_prediction_traits", relations)
+    connection.execute(f"prepare traits as select observation_id, month, {', '.join(TRAITS)} from ({sql})")
+    return connection

@@ -1,0 +1,351 @@
+"""Requests and responses as pydantic types made from the dataset's contract: types, units, ranges, allowed values.
+
+What a value means and whether a row can be priced is the bundle's SQL; here stands only what a client must send.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from typing_extensions import TypedDict
+
+from ml.contract import Column, Contract
+from ml.serving.problems import ProblemError
+
+#: No text of any data set comes near this.
+MAX_TEXT = 500
+#: Sales are agreed before they are registered, but not a year before.
+FUTURE_DAYS = 366
+#: Numbers beyond are typing errors, and squares of them would not be numbers.
+MAX_NUMBER = 1e15
+#: Errors told of one request; the first are enough to see what is wrong.
+MAX_ERRORS = 50
+
+#: How a strptime format looks, for the schema.
+PATTERNS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%b": r"[A-Za-z]{3}", "%y": r"\d{2}"}
+
+
+class Interval(BaseModel):
+    lower: float = Field(description="in the currency of the dataset")
+    upper: float
+
+
+class Warning_(BaseModel):  # noqa: N801 - Warning is Python's own
+    model_config = ConfigDict(title="Warning")
+    code: str = Field(description="like unseen_area, outside_training_range, missing_feature or out_of_range")
+    field: str
+    message: str
+
+
+class RowError(BaseModel):
+    detail: str
+    errors: list[dict[str, str]]
+
+
+class Prediction(BaseModel):
+    """The answer to one row: either a price or an error."""
+
+    index: int = Field(description="place of the row in the request, from 0")
+    observation_id: str | None = Field(default=None, description="stable hash of the natural key; name it in feedback")
+    predicted_price: float | None = None
+    intervals: dict[Literal["50", "80", "95"], Interval] | None = Field(
+        default=None, description="price ranges by percent of homes they cover; null where no errors are known yet"
+    )
+    forecast_std_pct: float | None = None
+    grade: Literal["A", "B", "C", "D"] | None = Field(default=None, description="A is surest")
+    model_version: str | None = None
+    encoding_month: dt.date | None = Field(default=None, description="prices before this month are known to the answer")
+    warnings: list[Warning_] = []
+    error: RowError | None = None
+
+
+class Predictions(BaseModel):
+    request_id: str
+    currency: str
+    predictions: list[Prediction] = Field(description="one for each row, in its order")
+
+
+class Contribution(BaseModel):
+    feature: str
+    contribution: float = Field(description="in currency; with '(price level)' they add up to the price")
+    value: float | None = None
+
+
+class Comparable(BaseModel):
+    comparable_id: str
+    similarity: float = Field(description="share of trees with a common leaf")
+    sold_month: dt.date
+    price: float
+    adjusted_price: float = Field(description="price brought to the month of the request by the market index")
+
+
+class Explanation(Prediction):
+    contributions: list[Contribution] | None = None
+    comparables: list[Comparable] | None = None
+
+
+class Explanations(BaseModel):
+    request_id: str
+    currency: str
+    predictions: list[Explanation]
+
+
+class Feedback(BaseModel):
+    """A price that came. It becomes an actual with the next run."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    observation_id: str = Field(pattern=r"^[0-9a-f]{32}$", description="as in the prediction")
+    price: float = Field(gt=0, allow_inf_nan=False)
+    reported_at: str | None = Field(
+        default=None, max_length=40, description="when it was known, ISO 8601; default: now", examples=["2024-02-01"]
+    )
+
+
+class Accepted(BaseModel):
+    request_id: str
+    accepted: int = Field(description="prices that are on disk now")
+
+
+@dataclass(frozen=True)
+class Schemas:
+    """Validators of one dataset."""
+
+    contract: Contract
+    row: TypeAdapter[dict[str, Any]]
+    rows: TypeAdapter[dict[str, list[dict[str, Any]]]]
+    any_rows: TypeAdapter[dict[str, list[Any]]]
+    feedback: TypeAdapter[Any]
+    columns: tuple[Column, ...]
+
+
+def columns_of(contract: Contract) -> list[Column]:
+    """Columns a request may have: what a file brings, but not the price nor what leaks it."""
+    return [c for c in contract.columns if c.source is not None and c.role not in {"price", "leak"}]
+
+
+def schemas(contract: Contract, max_rows: int) -> Schemas:
+    """The types of a dataset's requests."""
+    columns = columns_of(contract)
+    fields: dict[str, Any] = {c.name: _field(contract, c) for c in columns}
+    row = TypedDict(f"{contract.name}_row", fields)  # type: ignore[misc]
+    row.__pydantic_config__ = ConfigDict(extra="forbid", title=f"{contract.title}: one row")  # type: ignore[attr-defined]
+    strict = ConfigDict(extra="forbid")
+    many = TypedDict("many_rows", {"rows": Annotated[list[row], Field(min_length=1, max_length=max_rows)]})  # type: ignore[misc,valid-type]
+    many.__pydantic_config__ = strict  # type: ignore[attr-defined]
+    untyped = TypedDict("untyped_rows", {"rows": Annotated[list[Any], Field(min_length=1, max_length=max_rows)]})  # type: ignore[misc]
+    untyped.__pydantic_config__ = strict  # type: ignore[attr-defined]
+    price = next(c for c in contract.columns if c.role == "price")
+    known = _feedback(price)
+    several = TypedDict("many_prices", {"rows": Annotated[list[known], Field(min_length=1, max_length=max_rows)]})  # type: ignore[misc,valid-type]
+    several.__pydantic_config__ = strict  # type: ignore[attr-defined]
+    return Schemas(
+        contract,
+        TypeAdapter(row),
+        TypeAdapter(many),
+        TypeAdapter(untyped),
+        TypeAdapter(several | known),
+        tuple(columns),
+    )
+
+
+def _feedback(price: Column) -> type[Feedback]:
+    """Feedback whose price is one that the warehouse would learn from."""
+    bounds = Field(
+        ge=0 if price.min is None else price.min,
+        le=MAX_NUMBER if price.max is None else price.max,
+        allow_inf_nan=False,
+        description=f"price paid, in {price.unit}" if price.unit else "price paid",
+    )
+    when = Annotated[str | None, Feedback.model_fields["reported_at"], AfterValidator(_moment)]
+    return create_model("KnownPrice", __base__=Feedback, price=(float, bounds), reported_at=(when, None))
+
+
+def _moment(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        found = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("is not a time by ISO 8601, for example 2024-02-01 or 2024-02-01T12:00:00Z") from None
+    zoned = found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+    if zoned > dt.datetime.now(dt.UTC) + dt.timedelta(days=1):
+        raise ValueError("lies in the future")
+    return zoned.astimezone(dt.UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
+
+
+def _field(contract: Contract, column: Column) -> Any:
+    kind = _kind(contract, column)
+    return kind if column.required else NotRequired[kind | None]
+
+
+def _kind(contract: Contract, column: Column) -> Any:
+    about = [column.description, f"unit: {column.unit}" if column.unit else ""]
+    if column.type == "number":
+        low, high = _limits(contract, column)
+        about += [_treated(column)] if column.outside == "null" else []
+        return Annotated[
+            float, Field(ge=low, le=high, strict=True, allow_inf_nan=False, description=_joined(about)),
+        ]  # fmt: skip
+    if column.type == "date":
+        pattern = _pattern(column.format or "")
+        described = Field(strict=True, max_length=40, pattern=pattern, description=_joined([*about, f"as {column.format}"]))
+        return Annotated[str, described, AfterValidator(_date(contract, column))]
+    if column.values:
+        allowed = tuple(dict.fromkeys([*column.values, *(m for m in column.missing if isinstance(m, str))]))
+        return Annotated[Literal[allowed], Field(description=_joined(about))]  # type: ignore[valid-type]
+    least = 1 if column.required else 0
+    return Annotated[
+        str,
+        Field(strict=True, min_length=least, max_length=MAX_TEXT, description=_joined(about)),
+        AfterValidator(_plain),
+    ]
+
+
+def _limits(contract: Contract, column: Column) -> tuple[float, float]:
+    """Outside is refused: where the contract rejects the row, and below zero where nothing can be."""
+    low, high = -MAX_NUMBER, MAX_NUMBER
+    if column.outside == "reject":
+        low, high = column.min if column.min is not None else low, column.max if column.max is not None else high
+    if (column.min is not None and column.min >= 0) or column.name == contract.size:
+        low = max(low, 0.0)
+    return low, high
+
+
+def _treated(column: Column) -> str:
+    if column.min is None and column.max is None:
+        return ""
+    low, high = ("" if v is None else f"{v:g}" for v in (column.min, column.max))
+    return f"outside {low}..{high} it is not used"
+
+
+def _joined(parts: Sequence[str]) -> str:
+    return "; ".join(p for p in parts if p)
+
+
+def _plain(text: str) -> str:
+    """Keys are joined by control characters, so none may stand inside one."""
+    if any(ord(ch) < 32 for ch in text):
+        raise ValueError("holds a control character")
+    if text and not text.strip():
+        raise ValueError("is blank")
+    return text
+
+
+def _pattern(date_format: str) -> str | None:
+    """A regular expression for the schema, where every part of the format is known."""
+    out, rest = "", date_format
+    while rest:
+        if rest[:2] in PATTERNS:
+            out, rest = out + PATTERNS[rest[:2]], rest[2:]
+        elif rest[0] == "%":
+            return None
+        else:
+            out, rest = out + re.escape(rest[0]), rest[1:]
+    return f"^{out}$"
+
+
+def _date(contract: Contract, column: Column) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        try:
+            found = dt.datetime.strptime(text, column.format or "%Y-%m-%d").date()
+        except ValueError:
+            raise ValueError(f"is no date as {column.format}") from None
+        if column.name == contract.observed_on:
+            last = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=FUTURE_DAYS)
+            if found > last:
+                raise ValueError(f"lies more than a year in the future (after {last})")
+            first = dt.date.fromisoformat(f"{contract.first_month}-01")
+            if found < first:
+                raise ValueError(f"lies before the first month of the data ({contract.first_month})")
+        return text
+
+    return check
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """Rows of a request: the good ones with their places, and what is wrong with the others."""
+
+    rows: list[dict[str, Any]]
+    places: list[int]
+    errors: dict[int, list[dict[str, str]]]
+    n: int
+    single: bool
+
+
+def parse(known: Schemas, body: bytes) -> Parsed:
+    """Rows of a body: ``{"rows": [...]}`` or one row. Raises ProblemError 400 or 422 where nothing can be priced."""
+    single = not _has_rows(body)
+    if single:
+        try:
+            return Parsed([known.row.validate_json(body)], [0], {}, 1, True)
+        except ValidationError as error:
+            raise refused(error) from None
+    try:
+        rows = known.rows.validate_json(body)["rows"]
+        return Parsed(rows, list(range(len(rows))), {}, len(rows), False)
+    except ValidationError as error:
+        found = error
+    try:
+        given = known.any_rows.validate_json(body)["rows"]
+    except ValidationError as error:
+        raise refused(error) from None
+    errors: dict[int, list[dict[str, str]]] = {}
+    for e in found.errors(include_url=False, include_context=False, include_input=False):
+        if len(e["loc"]) < 2:
+            raise refused(found)
+        errors.setdefault(int(e["loc"][1]), []).append(
+            {"field": _place(e["loc"][2:]) or "row", "reason": e["msg"].removeprefix("Value error, ")}
+        )
+    places = [i for i in range(len(given)) if i not in errors]
+    # validated again, because a value that was refused keeps the others from being returned; few requests come here
+    good = known.rows.validate_python({"rows": [given[i] for i in places]})["rows"] if places else []
+    return Parsed(good, places, errors, len(given), False)
+
+
+def _has_rows(body: bytes) -> bool:
+    """Whether the body is of many rows. A cheap look: the whole body is validated once, as what it looks like."""
+    return re.match(rb'\s*\{\s*"rows"\s*:', body[:200]) is not None
+
+
+def refused(error: ValidationError) -> ProblemError:
+    """400 for what is no JSON, 422 with fields and reasons for the rest."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    if found[0]["type"] == "json_invalid":
+        return ProblemError(400, f"the body is no JSON: {found[0]['msg'].removeprefix('Invalid JSON: ')}")
+    errors = [
+        {"field": _place(e["loc"]) or "body", "reason": e["msg"].removeprefix("Value error, ")}
+        for e in found[:MAX_ERRORS]
+    ]
+    names = ", ".join(dict.fromkeys(e["field"] for e in errors[:5]))
+    return ProblemError(422, f"{len(found)} value{'s' if len(found) > 1 else ''} of the request: {names}", errors)
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    # a name sent by the client may be anything
+    return ".".join(str(part)[:80] for part in parts)
+
+
+def request_schema(known: Schemas, example: Mapping[str, Any] | None) -> dict[str, Any]:
+    """JSON schema of a request's body for the OpenAPI document, with a worked example."""
+    row = known.row.json_schema(ref_template="#/components/schemas/{model}")
+    row.pop("$defs", None)
+    many = {
+        "type": "object",
+        "title": "Rows",
+        "additionalProperties": False,
+        "required": ["rows"],
+        "properties": {"rows": {"type": "array", "minItems": 1, "items": row}},
+    }
+    out: dict[str, Any] = {"schema": {"anyOf": [row, many]}}
+    if example:
+        out["examples"] = {
+            "one row": {"value": dict(example)},
+            "several rows": {"value": {"rows": [dict(example), dict(example)]}},
+        }
+    return out

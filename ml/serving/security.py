@@ -1,0 +1,108 @@
+"""Who may ask for what and how often: API keys, scopes, rate limits. Keys are kept as sha256 only."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ml.serving.problems import ProblemError
+from ml.serving.settings import ApiSettings
+
+SCOPES = ("predict", "feedback", "admin")
+LINE = re.compile(r"^(?P<name>[\w.-]{1,64})\s+(?P<scopes>[a-z,]+)\s+(?P<digest>[0-9a-f]{64})$")
+
+#: Answers are data, never pages to be framed, guessed at or kept.
+HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-store",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+
+class KeyFileError(ValueError):
+    """A line of the keys is wrong; the message says which, never what key it holds."""
+
+
+@dataclass
+class Key:
+    """One caller. ``digest`` is the sha256 of the key, which has 256 random bits, so that no salt is needed."""
+
+    name: str
+    scopes: frozenset[str]
+    digest: bytes
+    tokens: float
+    filled_at: float = field(default_factory=time.monotonic)
+
+
+def new_key(name: str, scopes: str) -> tuple[str, str]:
+    """A new key and the line to put into HOUSING_API_KEYS. Raises KeyFileError for unknown scopes."""
+    key = secrets.token_urlsafe(32)
+    line = f"{name} {scopes} {hashlib.sha256(key.encode()).hexdigest()}"
+    _parsed(line, 1, 1)
+    return key, line
+
+
+def _parsed(line: str, number: int, burst: int) -> Key:
+    found = LINE.match(line)
+    unknown = sorted({*found["scopes"].split(",")} - {*SCOPES}) if found else []
+    if not found or unknown:
+        raise KeyFileError(
+            f"line {number} of the API keys is not `name scope,scope sha256`"
+            + (f": unknown scope {', '.join(unknown)}" if unknown else "")
+            + f"; scopes are {', '.join(SCOPES)}"
+        )
+    return Key(found["name"], frozenset(found["scopes"].split(",")), bytes.fromhex(found["digest"]), burst)
+
+
+class Guard:
+    """Checks keys and counts requests. Without keys everybody on this machine may do everything."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._rate, self._burst = settings.rate_per_s, settings.rate_burst
+        text = settings.keys.replace(";", "\n")
+        if settings.keys_file:
+            text += "\n" + settings.keys_file.read_text(encoding="utf-8")
+        lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1)]
+        self._keys = [_parsed(line, i, self._burst) for i, line in lines if line and not line.startswith("#")]
+        if settings.has_keys and not self._keys:
+            raise KeyFileError("the API keys hold no key; make one with: housing serve --new-key NAME")
+
+    def check(self, headers: Mapping[str, str], scope: str | None) -> str:
+        """Name of the caller. Raises ProblemError 401, 403 or 429."""
+        if not self._keys or scope is None:
+            return "local" if not self._keys else "anonymous"
+        given = headers.get("x-api-key", "")
+        kind, _, token = headers.get("authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            given = token.strip()
+        digest = hashlib.sha256(given.encode("utf-8", "replace")).digest()
+        # every key is compared in constant time, whichever fits
+        fits = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
+        if not fits:
+            raise ProblemError(
+                401, "send a valid key as `Authorization: Bearer …` or `X-API-Key`", headers={"WWW-Authenticate": "Bearer"}
+            )
+        key = fits[0]
+        self._count(key)
+        if scope not in key.scopes:
+            raise ProblemError(403, f"the key {key.name} lacks the scope {scope}")
+        return key.name
+
+    def _count(self, key: Key) -> None:
+        now = time.monotonic()
+        key.tokens = min(self._burst, key.tokens + (now - key.filled_at) * self._rate)
+        key.filled_at = now
+        if key.tokens < 1:
+            wait = math.ceil((1 - key.tokens) / self._rate)
+            raise ProblemError(
+                429, f"more than {self._rate:g} requests a second; try again in {wait} s", headers={"Retry-After": str(wait)}
+            )
+        key.tokens -= 1

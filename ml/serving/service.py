@@ -1,0 +1,536 @@
+"""What answers now: the champion of the newest snapshot, its challenger beside it, and the swap to the next.
+
+A swap is prepared beside the version that answers: the new one is loaded, asked a question and compared with the batch
+before it takes over. What fails leaves everything as it was, and is told. Requests that arrive while a batch runs are
+priced together by the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+
+from ml.bundle import BundleError
+from ml.contract import Contract
+from ml.registry import RegistryError, load_bundle
+from ml.serving import journal
+from ml.serving.engine import Answers, Engine
+from ml.serving.explain import Explainer
+from ml.serving.metrics import Metrics
+from ml.serving.problems import ProblemError
+from ml.serving.settings import ApiSettings
+from ml.serving.snapshot import NotPublishedError, Snapshot, identity, remove_leftovers
+from ml.settings import Settings
+
+log = logging.getLogger("housing.api")
+
+#: Rows that are priced together; larger requests go alone, so that they do not hold up the small ones.
+BATCH_ROWS = 64
+#: Rows of the batch's own predictions that a new version must repeat before it answers.
+TEST_ROWS = 200
+#: How far it may be off, relative to the price.
+TOLERANCE = 1e-6
+#: Shadow batches that may wait; beyond, the champion's callers come first.
+MAX_SHADOW = 64
+
+
+class SwapError(RuntimeError):
+    """A snapshot cannot answer; the message says why."""
+
+
+@dataclass
+class State:
+    """One snapshot with the versions that answer from it."""
+
+    snapshot: Snapshot
+    champion: Engine
+    challenger: Engine | None
+    challenger_problem: str | None
+    example: dict[str, Any]
+    explainers: dict[str, Explainer] = field(default_factory=dict)
+    users: int = 0
+    retired: bool = False
+
+
+@dataclass(frozen=True)
+class Priced:
+    """Answers to rows, each by the version that serves it."""
+
+    answers: list[tuple[Answers, int]]
+    """for each row the answers it is among, and its place there"""
+    parts: list[Answers]
+    state: State
+
+
+class Service:
+    """Prices, journals and swaps. The asynchronous methods belong to one event loop."""
+
+    def __init__(self, settings: Settings, api: ApiSettings, contract: Contract, metrics: Metrics) -> None:
+        self.settings, self.api, self.contract, self.metrics = settings, api, contract, metrics
+        self.state: State | None = None
+        self.problem: str | None = "the model is being loaded"
+        self._seen: tuple[int, int, int] | None = None
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[list[dict[str, Any]], str, asyncio.Future[tuple[Priced, int]]]] = []
+        self._wake = asyncio.Event()
+        self._told: list[tuple[list[dict[str, Any]], asyncio.Future[None]]] = []
+        self._told_wake = asyncio.Event()
+        self._journaled: list[list[dict[str, Any]]] = []
+        self._shadows = 0
+        # one for the small requests, one for a large one
+        self._pool = ThreadPoolExecutor(2, "price")
+        self._aside = ThreadPoolExecutor(1, "aside")
+        self._disk = ThreadPoolExecutor(1, "journal")
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the journals and begin to load, price, watch and write. Returns at once."""
+        remove_leftovers(self.settings)
+        limits = {"rotate_bytes": self.api.rotate_bytes, "rotate_s": self.api.rotate_s}
+        self._predictions = journal.Journal(journal.folder_of(self.settings, "predictions"), **limits)
+        self._feedback = journal.Journal(journal.folder_of(self.settings, "feedback"), **limits)
+        for loop in (self._price_loop, self._watch_loop, self._prediction_loop, self._feedback_loop):
+            self._tasks.append(asyncio.create_task(loop()))
+
+    async def stop(self) -> None:
+        """Write and close what is open. Requests have ended when this is called."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._aside.shutdown)
+        await asyncio.to_thread(self._pool.shutdown)
+        await loop.run_in_executor(self._disk, self._close_journals)
+        await asyncio.to_thread(self._disk.shutdown)
+        if self.state:
+            self.state.snapshot.close()
+
+    # --- swapping
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await loop.run_in_executor(self._aside, self.refresh)
+            await asyncio.sleep(self.api.poll_s)
+
+    def refresh(self) -> None:
+        """Take over what is published when it is new and works; else remember why not."""
+        found = identity(self.settings.published)
+        if found == self._seen and found is not None:
+            return
+        self._seen = found
+        try:
+            state = self._load()
+        except (NotPublishedError, SwapError, RegistryError, BundleError) as error:
+            self._refused(str(error))
+        except Exception as error:  # whatever is wrong with the new one, the old one goes on answering
+            log.exception("a snapshot cannot answer")
+            self._refused(f"{type(error).__name__}: {error}")
+        else:
+            if state:
+                self._take_over(state)
+
+    def _refused(self, reason: str) -> None:
+        self.problem = " ".join(reason.split())[:500]
+        self.metrics.swaps.labels("refused").inc()
+        self.metrics.swap_failed.set(1)
+        log.error("snapshot refused: %s", self.problem)
+
+    def _take_over(self, state: State) -> None:
+        with self._lock:
+            old, self.state = self.state, state
+            self.problem = None
+            if old:
+                old.retired = True
+                if not old.users:
+                    old.snapshot.close()
+        self.metrics.swaps.labels("taken").inc()
+        self.metrics.swap_failed.set(0)
+        self.metrics.ready.set(1)
+        self.metrics.model.clear()
+        self.metrics.model.labels(state.champion.version.model_version, "champion").set(1)
+        if state.challenger:
+            self.metrics.model.labels(state.challenger.version.model_version, "challenger").set(1)
+        log.info("%s answers, snapshot %s", state.champion.version.model_version, state.snapshot.fingerprint[:12])
+
+    def _load(self) -> State | None:
+        snapshot = Snapshot(self.settings)
+        self._seen = snapshot.identity
+        try:
+            current = self.state
+            if current and current.snapshot.fingerprint == snapshot.fingerprint and self.problem is None:
+                snapshot.close()  # written again with the same rows
+                return None
+            versions = snapshot.versions()
+            if "champion" not in versions:
+                raise SwapError(f"{self.settings.dataset} has no champion; train one with `housing train`")
+            version = versions["champion"]
+            champion = Engine(self.contract, snapshot, version, load_bundle(self.settings, version))
+            example = example_row(self.contract, snapshot)
+            _test(champion, example)
+            challenger, problem = None, None
+            if version := versions.get("challenger"):
+                try:
+                    challenger = Engine(self.contract, snapshot, version, load_bundle(self.settings, version))
+                    _test(challenger, example)
+                except Exception as error:  # a challenger that does not work must not keep the champion from answering
+                    challenger, problem = None, f"{version.model_version}: {error}"
+                    log.exception("the challenger cannot answer")
+            return State(snapshot, champion, challenger, problem, example)
+        except BaseException:
+            snapshot.close()
+            raise
+
+    def _use(self) -> State:
+        with self._lock:
+            if self.state is None:
+                raise ProblemError(503, self.problem or "the model is being loaded", headers={"Retry-After": "2"})
+            self.state.users += 1
+            return self.state
+
+    def release(self, state: State) -> None:
+        """The caller is done with a state; the last one of a retired state lets go of its snapshot."""
+        with self._lock:
+            state.users -= 1
+            last = state.retired and not state.users
+        if last:
+            state.snapshot.close()
+
+    # --- pricing
+
+    async def price(self, rows: list[dict[str, Any]], request_id: str) -> tuple[Priced, int]:
+        """Answers, and the place of the first row among them. The caller releases the state."""
+        if len(rows) > BATCH_ROWS:
+            state = self._use()
+            try:
+                priced = await asyncio.get_running_loop().run_in_executor(self._pool, self._price, state, rows)
+            except BaseException:
+                self.release(state)
+                raise
+            self._after(priced, rows, [request_id] * len(rows))
+            return priced, 0
+        if len(self._waiting) >= self.api.max_waiting:
+            raise ProblemError(503, "too many requests wait for a price", headers={"Retry-After": "1"})
+        future: asyncio.Future[tuple[Priced, int]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((rows, request_id, future))
+        self._wake.set()
+        return await future
+
+    async def _price_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._wake.wait()
+            asked, n = [], 0
+            while self._waiting and (not asked or n + len(self._waiting[0][0]) <= BATCH_ROWS):
+                entry = self._waiting.pop(0)
+                if not entry[2].cancelled():
+                    asked.append(entry)
+                    n += len(entry[0])
+            if not self._waiting:
+                self._wake.clear()
+            if not asked:
+                continue
+            rows = [row for part, _, _ in asked for row in part]
+            try:
+                state = self._use()
+                try:
+                    priced = await loop.run_in_executor(self._pool, self._price, state, rows)
+                    with self._lock:
+                        state.users += len(asked)  # each request releases it for itself
+                finally:
+                    self.release(state)
+            except asyncio.CancelledError:
+                raise
+            except BaseException as error:
+                for _, _, future in asked:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            first = 0
+            for part, _, future in asked:
+                if future.done():  # nobody waits any more
+                    self.release(state)
+                else:
+                    future.set_result((priced, first))
+                first += len(part)
+            self._after(priced, rows, [request_id for part, request_id, _ in asked for _ in part])
+
+    def _price(self, state: State, rows: list[dict[str, Any]]) -> Priced:
+        self.metrics.batch.observe(len(rows))
+        champion = state.champion.answer(rows, "champion")
+        parts = [champion]
+        answers = [(champion, i) for i in range(len(rows))]
+        promotion = self.contract.promotion
+        if state.challenger and promotion.mode == "canary":
+            ids = champion.checked["observation_id"].to_pylist()
+            chosen = [i for i, key in enumerate(ids) if serves_canary(key, promotion.canary_share)]
+            if chosen:
+                other = state.challenger.answer([rows[i] for i in chosen], "challenger")
+                parts.append(other)
+                for place, i in enumerate(chosen):
+                    answers[i] = (other, place)
+        return Priced(answers, parts, state)
+
+    def _after(self, priced: Priced, rows: list[dict[str, Any]], request_ids: list[str]) -> None:
+        """Journal what was answered, and ask the challenger as well where it runs in the shadow."""
+        now = datetime.now(UTC)
+        served: dict[int, tuple[list[int], list[str]]] = {}
+        for (answers, i), request_id in zip(priced.answers, request_ids, strict=True):
+            places, ids = served.setdefault(id(answers), ([], []))
+            places.append(i)
+            ids.append(request_id)
+        for part in priced.parts:
+            if id(part) in served:
+                self._journaled.append(_records(part, *served[id(part)], now))
+        shadow = priced.state.challenger
+        if shadow and self.contract.promotion.mode != "canary" and self._shadows < MAX_SHADOW:
+            self._shadows += 1
+            with self._lock:
+                priced.state.users += 1
+            task = asyncio.get_running_loop().run_in_executor(self._aside, self._shadow, priced.state, rows, request_ids, now)
+            task.add_done_callback(lambda _: self.release(priced.state))
+
+    def _shadow(self, state: State, rows: list[dict[str, Any]], request_ids: list[str], now: datetime) -> None:
+        try:
+            assert state.challenger is not None
+            answers = state.challenger.answer(rows, "challenger")
+            self._journaled.append(_records(answers, list(range(len(rows))), request_ids, now))
+        except Exception:
+            log.exception("the shadow failed")
+        finally:
+            self._shadows -= 1
+
+    async def explain(self, priced: Priced, first: int, n: int) -> list[dict[str, Any]]:
+        """Contributions and comparables of some of the rows just priced."""
+
+        def explained() -> list[dict[str, Any]]:
+            out: list[dict[str, Any]] = []
+            found: dict[int, list[dict[str, Any]]] = {}
+            for answers, i in priced.answers[first : first + n]:
+                if id(answers) not in found:
+                    wanted = sorted({j for a, j in priced.answers[first : first + n] if a is answers})
+                    found[id(answers)] = self._explainer(priced.state, answers).explain(answers.take(wanted))
+                    places = {j: k for k, j in enumerate(wanted)}
+                    found[id(answers)] = [found[id(answers)][places[j]] if j in places else {} for j in range(max(wanted) + 1)]
+                out.append(found[id(answers)][i])
+            return out
+
+        return await asyncio.get_running_loop().run_in_executor(self._pool, explained)
+
+    def _explainer(self, state: State, answers: Answers) -> Explainer:
+        engine = state.champion if answers.role == "champion" else state.challenger
+        assert engine is not None
+        with self._lock:
+            if answers.role not in state.explainers:
+                state.explainers[answers.role] = Explainer(engine, self.settings.threads)
+            return state.explainers[answers.role]
+
+    def batch_predictions(self, filters: dict[str, Any], after: str | None, limit: int) -> list[dict[str, Any]]:
+        """A page of the batch's predictions with their ranges, by observation and version."""
+        state = self._use()
+        try:
+            wanted = {name: value for name, value in filters.items() if value is not None}
+            conditions = ["p.kind = 'model'", *(f"p.{name} = ${name}" for name in wanted)]
+            parameters = {**wanted, "n": limit}
+            if after:
+                conditions.append("(p.observation_id, p.model_version) > ($after_id, $after_version)")
+                parameters["after_id"], _, parameters["after_version"] = after.partition(":")
+            return state.snapshot.rows(
+                f"""
+                select p.observation_id, p.model_version, p.month, p.area, p.locality, p.split, p.predicted_price,
+                    i.lower_50, i.upper_50, i.lower_80, i.upper_80, i.lower_95, i.upper_95, i.forecast_std_pct, i.grade,
+                    p.scored_at
+                from predictions.predictions as p
+                left join predictions.prediction_intervals as i
+                    on p.observation_id = i.observation_id and p.model_version = i.model_version
+                where {" and ".join(conditions)}
+                order by p.observation_id, p.model_version limit $n
+                """,
+                parameters,
+            )
+        finally:
+            self.release(state)
+
+    # --- journals
+
+    async def feedback(self, records: list[dict[str, Any]]) -> None:
+        """Returns when the records are on disk. Raises ProblemError when they cannot be written."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._told.append((records, future))
+        self._told_wake.set()
+        await future
+
+    async def _feedback_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._disk, self._land)
+        while True:
+            try:
+                await asyncio.wait_for(self._told_wake.wait(), self.api.flush_s)
+            except TimeoutError:
+                await loop.run_in_executor(self._disk, self._rotate_feedback)
+                continue
+            self._told_wake.clear()
+            told, self._told = self._told, []
+            records = [r for part, _ in told for r in part]
+            try:
+                await loop.run_in_executor(self._disk, self._feedback.append, records)
+            except OSError as error:
+                self.metrics.journal_failures.labels("feedback").inc()
+                log.error("feedback cannot be written: %s", error)
+                for _, future in told:
+                    if not future.done():
+                        future.set_exception(ProblemError(503, "the feedback could not be written; send it again"))
+                continue
+            self.metrics.feedback.inc(len(records))
+            for _, future in told:
+                if not future.done():
+                    future.set_result(None)
+            await loop.run_in_executor(self._disk, self._rotate_feedback)
+
+    async def _prediction_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(self.api.flush_s)
+            await loop.run_in_executor(self._disk, self._flush)
+
+    def _flush(self) -> None:
+        parts, self._journaled = self._journaled, []
+        try:
+            self._predictions.append(record for part in parts for record in part)
+            self._predictions.rotate()
+        except OSError as error:
+            self.metrics.journal_failures.labels("predictions").inc()
+            log.error("predictions cannot be written: %s", error)
+
+    def _rotate_feedback(self) -> None:
+        if self._feedback.rotate():
+            self._land()
+
+    def _land(self) -> None:
+        try:
+            for path in journal.land_feedback(self.settings):
+                log.info("feedback landed as %s", path.name)
+        except OSError as error:
+            self.metrics.journal_failures.labels("feedback").inc()
+            log.error("feedback cannot be landed: %s", error)
+
+    def _close_journals(self) -> None:
+        self._flush()
+        self._predictions.rotate(force=True)
+        if self._feedback.rotate(force=True):
+            self._land()
+
+
+def serves_canary(observation_id: str, share: float) -> bool:
+    """Whether the challenger answers for a key: the same keys always, as the SQL macro hash_share says."""
+    return int(observation_id[:8], 16) / 2**32 < share
+
+
+def _records(answers: Answers, places: list[int], request_ids: list[str], now: datetime) -> list[dict[str, Any]]:
+    """Records of the prediction journal; only rows with a price and a month."""
+    rows = answers.checked.take(places).select(
+        ["observation_id", "observed_on", "month", "area", "locality"]
+    )
+    more = {
+        "model_version": answers.version.model_version,
+        "role": answers.role,
+        "scored_at": now.replace(tzinfo=None).isoformat(sep=" "),
+    }
+    price = answers.price[places].tolist()
+    return [
+        {**row, **more, "predicted_price": p, "run_id": request_id}
+        for row, p, request_id in zip(rows.to_pylist(), price, request_ids, strict=True)
+        if p == p and row["month"]  # noqa: PLR0124 - NaN is not itself
+    ]
+
+
+def _test(engine: Engine, example: dict[str, Any]) -> None:
+    """Ask the example and repeat prices of the batch. Raises SwapError when the version does not work."""
+    version = engine.version.model_version
+    answers = engine.answer([example], "champion")
+    if not answers.reasons[0] and not answers.price[0] > 0:
+        raise SwapError(f"{version} gives no price for the example: {answers.price[0]}")
+    features = ", ".join(f't."{name}"' for name in engine.bundle.features_used)
+    rows = engine.snapshot.table(
+        f"""
+        select p.predicted_price, t.target_offset, {features}
+        from predictions.predictions as p inner join training.training_dataset as t using (observation_id)
+        where p.model_version = $version and p.split <> 'eval' and p.predicted_price is not null
+            and p.month = (
+                select max(month) from predictions.predictions where model_version = $version and split <> 'eval'
+            )
+        limit {TEST_ROWS}
+        """,
+        {"version": version},
+    )
+    if not rows.num_rows:
+        return
+    from ml.bundle import feature_matrix
+
+    x = feature_matrix(rows, engine.bundle.features_used)
+    price = np.exp(engine.bundle.booster.inplace_predict(x).astype(np.float64) + rows["target_offset"].to_numpy())
+    # the median: a late file may have changed some rows' features since the batch
+    off = float(np.median(np.abs(price / rows["predicted_price"].to_numpy() - 1)))
+    if not off <= TOLERANCE:
+        raise SwapError(f"{version} does not repeat the batch's prices (median {100 * off:.3g} % off)")
+
+
+def example_row(contract: Contract, snapshot: Snapshot) -> dict[str, Any]:
+    """A request that the snapshot can price, made of a known place and the features of a home there."""
+    from ml.serving.schemas import columns_of
+
+    found = snapshot.rows("from training.training_dataset where price is not null order by month desc, observation_id limit 1")
+    home = found[0] if found else {}
+    known = _known_keys(contract, snapshot, home)
+    when = datetime.now(UTC).date() if not home or home["month"] is None else home["month"]
+    row: dict[str, Any] = {}
+    for c in columns_of(contract):
+        value: Any = None
+        if c.type == "date":
+            value = _text(when, c.format or "%Y-%m-%d")
+        elif c.name in known:
+            value = known[c.name]
+        elif c.values:
+            code = home.get(c.name)
+            value = c.values[int(code) - 1] if c.encode == "ordinal" and code else c.values[0]
+        elif c.type == "number":
+            value = home.get(c.name)
+            value = float(c.min if c.min is not None else 1) if value is None and c.required else value
+        elif c.required:
+            value = "1"
+        if value is not None:
+            row[c.name] = value
+    return row
+
+
+def _known_keys(contract: Contract, snapshot: Snapshot, home: dict[str, Any]) -> dict[str, str]:
+    """Texts of one place that has history: the parts of the key of the finest encoding, and its area."""
+    known = {contract.area: home.get("area"), contract.locality: home.get("locality")}
+    texts = {c.name for c in contract.columns if c.type == "text" and c.source}
+    for e in sorted(contract.encodings, key=lambda e: -len(e.keys)):
+        if contract.locality in e.keys and home:
+            rows = snapshot.rows(
+                """
+                select key_value from features.encodings
+                where encoding = $encoding and month = $month
+                    and list_contains(string_split(key_value, chr(31)), $place)
+                order by n desc, key_value limit 1
+                """,
+                {"encoding": e.name, "month": home["month"], "place": home["locality"]},
+            )
+            if rows:
+                known |= dict(zip(e.keys, rows[0]["key_value"].split("\x1f"), strict=True))
+            break
+    return {name: value for name, value in known.items() if value and name in texts}
+
+
+def _text(day: date, date_format: str) -> str:
+    return day.strftime(date_format)

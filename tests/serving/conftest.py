@@ -1,0 +1,178 @@
+"""One small hdb home, built once with the product's own functions and published: what the API serves in these tests.
+
+Real files where they are here, made ones elsewhere. A version of few trees is champion; v2 is trained on demand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ml.params import load as load_params
+from ml.registry import champion, train_and_register
+from ml.score import score_months
+from ml.settings import PROJECT_ROOT
+from ml.warehouse import connect
+from tests import factories
+from tests.conftest import REAL_DATA, Home
+
+#: Scored months; the second one is the newest with encodings of prices before it.
+MONTHS = [date(2022, 1, 1), date(2022, 2, 1)]
+FILES = [f"{year}-{month:02d}.csv" for year in (2020, 2021) for month in range(1, 13)] + ["2022-01.csv", "2022-02.csv"]
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Home:
+    """A published home; do not change it, take ``copied`` for that."""
+    from dagster_project.published.snapshot import publish
+
+    home = Home(tmp_path_factory.mktemp("served"), "hdb", dbt_targets / "hdb")
+    home.settings.landing.mkdir(parents=True)
+    home.settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
+    real = [REAL_DATA / "hdb" / name for name in FILES]
+    if all(path.exists() for path in real):
+        for path in real:
+            (home.settings.landing / path.name).symlink_to(path)
+    else:
+        home.land("made.csv", factories.hdb_rows("2020-01", months=26, per_month=600))
+    home.ingest()
+    home.build("--exclude", "test_type:data")
+    train(home)
+    with connect(home.settings) as connection:
+        version = champion(connection)
+        assert version, connection.execute("select reasons from training.model_versions").fetchall()
+        score_months(connection, home.settings, home.contract, version, MONTHS, run_id="test")
+    home.dbt("build", "--exclude", "resource_type:unit_test", "test_type:data", "--select", *RANGES)
+    publish(home.settings)
+    return home
+
+
+RANGES = ("confidence_grades", "+prediction_intervals", "--exclude", "+training_dataset")
+
+
+def train(home: Home, rounds: int = 120, **more: Any) -> None:
+    """Register a small version; the first one becomes champion."""
+    params = load_params("hdb").model_copy(update={"rounds": rounds, "eta": 0.15, "early_stopping_rounds": 20})
+    with connect(home.settings) as connection:
+        train_and_register(connection, home.settings, home.contract, params=params, **more)
+
+
+@pytest.fixture
+def copied(served: Home, tmp_path: Path) -> Home:
+    """A home of the test's own, without the landed files; its versions stand where they were trained."""
+    path = tmp_path / "home"
+    for part in ("warehouse", "published"):
+        shutil.copytree(served.settings.home / part, path / part)
+    return Home(path, "hdb", served._dbt_target)
+
+
+@dataclass
+class Api:
+    """A running API process."""
+
+    process: subprocess.Popen[str]
+    url: str
+    home: Home
+    client: httpx.Client = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.client = httpx.Client(base_url=self.url, timeout=30)
+
+    def ready(self, timeout_s: float = 60) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()
+            with contextlib.suppress(httpx.TransportError):
+                answer = self.client.get("/ready")
+                if answer.status_code == 200:
+                    return answer.json()
+            time.sleep(0.05)
+        raise AssertionError(f"not ready after {timeout_s} s")
+
+
+@contextlib.contextmanager
+def running(home: Home, **settings: str) -> Iterator[Api]:
+    """``housing serve`` in a process of its own on a free port; killed at the end if need be."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        **home.settings.environment,
+        "HOUSING_API_PORT": str(port),
+        **{f"HOUSING_API_{name.upper()}": value for name, value in settings.items()},
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dagster_project.cli", "serve"],
+        cwd=PROJECT_ROOT,
+        env=environment,
+        stdout=(home.settings.home / "api.log").open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    api = Api(process, f"http://127.0.0.1:{port}", home)
+    try:
+        yield api
+    finally:
+        api.client.close()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture(scope="session")
+def api(served: Home) -> Iterator[Api]:
+    """One process that most tests ask."""
+    with running(served, rotate_s="1000") as started:
+        started.ready()
+        yield started
+
+
+@pytest.fixture(scope="session")
+def example(api: Api) -> dict[str, Any]:
+    """The worked example of the OpenAPI document."""
+    document = api.client.get("/openapi.json").json()
+    body = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
+    return body["examples"]["one row"]["value"]
+
+
+@pytest.fixture(scope="session")
+def raw(served: Home) -> list[dict[str, Any]]:
+    """Up to 1,000 scored landed rows as requests, with the price and ranges that the batch gave: ``want``."""
+    columns = [c for c in served.contract.columns if c.source and c.role not in {"price", "leak"}]
+    names = ", ".join(f'nullif(trim(o."{c.source}"), \'\') as "{c.name}"' for c in columns)
+    rows = served.query(
+        f"""
+        select {names}, struct_pack(
+            observation_id := p.observation_id, predicted_price := p.predicted_price, lower_50 := i.lower_50,
+            upper_50 := i.upper_50, lower_80 := i.lower_80, upper_80 := i.upper_80, lower_95 := i.lower_95,
+            upper_95 := i.upper_95, forecast_std_pct := i.forecast_std_pct, grade := i.grade, month := p.month
+        ) as want
+        from predictions.predictions as p
+        inner join predictions.prediction_intervals as i using (observation_id, model_version)
+        inner join intermediate.int_observations as c on c.observation_id = p.observation_id
+        inner join raw.observations as o on o._batch = c._batch and o._row = c._row
+        where p.kind = 'model' and p.split <> 'eval' order by p.observation_id limit 1000
+        """
+    ).to_pylist()
+    numbers = [c.name for c in columns if c.type == "number"]
+    return [
+        {k: float(v) if k in numbers and v is not None else v for k, v in row.items()} for row in rows
+    ]

@@ -1,0 +1,280 @@
+"""What the routes answer: prices, errors as problem+json, keys, limits. Never a 500, never a price for nonsense."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from ml.serving.security import KeyFileError, new_key
+from ml.serving.settings import ApiSettings
+from tests.conftest import Home
+from tests.serving.conftest import Api, running
+
+JSON = {"content-type": "application/json"}
+
+
+def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The body of an error, checked for its form."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert {"type", "title", "status", "detail", "request_id"} <= body.keys()
+    assert body["status"] == status
+    assert "predicted_price" not in answer.text
+    return body
+
+
+def test_one_row_gets_a_price_with_ranges_around_it(api: Api, example: dict[str, Any]) -> None:
+    answer = api.client.post("/v1/predict", json=example, headers={"x-request-id": "mine-1"})
+    [row] = answer.json()["predictions"]
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] == "mine-1"
+    r = row["intervals"]
+    ends = [r["95"]["lower"], r["80"]["lower"], r["50"]["lower"], row["predicted_price"]]
+    ends += [r["50"]["upper"], r["80"]["upper"], r["95"]["upper"]]
+    assert ends == sorted(ends) and ends[0] > 0
+    assert row["grade"] in "ABCD" and row["model_version"] == "v1"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_bad_row_among_good_ones_is_an_error_in_its_place(api: Api, example: dict[str, Any]) -> None:
+    bad = {**example, "floor_area_sqm": -5, "colour": "blue"}
+    lost = {**example, "sold_month": "2017-01"}  # a month before anything is known: no level, no price
+    rows = api.client.post("/v1/predict", json={"rows": [example, bad, lost, example]}).json()["predictions"]
+    assert [r["index"] for r in rows] == [0, 1, 2, 3]
+    assert rows[0]["predicted_price"] == rows[3]["predicted_price"] > 0
+    assert {e["field"] for e in rows[1]["error"]["errors"]} == {"floor_area_sqm", "colour"}
+    assert rows[2]["error"]["errors"] == [{"field": "row", "reason": "no price level is known for its place and month"}]
+    assert all("predicted_price" not in rows[i] for i in (1, 2))
+
+
+def test_warnings_tell_what_the_model_has_not_seen(api: Api, example: dict[str, Any]) -> None:
+    odd = {**example, "town": "NOWHERE BEFORE", "floor_area_sqm": 480.0, "lease_commence_year": 1.0, "latitude": None}
+    [row] = api.client.post("/v1/predict", json=odd).json()["predictions"]
+    told = {(w["code"], w["field"]) for w in row["warnings"]}
+    assert {
+        ("unseen_area", "area"),
+        ("outside_training_range", "floor_area_sqm"),
+        ("out_of_range", "lease_commence_year"),
+        ("missing_feature", "latitude"),
+    } <= told
+    known = api.client.post("/v1/predict", json=example).json()["predictions"][0]["warnings"]
+    assert "unseen_area" not in {w["code"] for w in known}
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown field": ({"colour": "blue"}, "colour"),
+    "missing field": ({"town": ...}, "town"),
+    "null where required": ({"town": None}, "town"),
+    "wrong type": ({"floor_area_sqm": "90"}, "floor_area_sqm"),
+    "a boolean is no number": ({"floor_area_sqm": True}, "floor_area_sqm"),
+    "negative area": ({"floor_area_sqm": -90}, "floor_area_sqm"),
+    "below zero where nothing can be": ({"lease_commence_year": -1990}, "lease_commence_year"),
+    "not allowed": ({"flat_type": "CASTLE"}, "flat_type"),
+    "far future": ({"sold_month": "2999-01"}, "sold_month"),
+    "no date": ({"sold_month": "2023-13"}, "sold_month"),
+    "control character": ({"street_name": "A\u001fB"}, "street_name"),
+    "blank": ({"street_name": "   "}, "street_name"),
+    "too long": ({"street_name": "x" * 10_000}, "street_name"),
+    "the price itself": ({"resale_price": 500000}, "resale_price"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_what_does_not_fit_the_contract_is_told_by_field(api: Api, example: dict[str, Any], case: str) -> None:
+    change, field = CHANGES[case]
+    row = {k: v for k, v in {**example, **change}.items() if v is not ...}
+    body = problem(api.client.post("/v1/predict", json=row), 422)
+    assert [e["field"] for e in body["errors"]] == [field]
+    assert body["errors"][0]["reason"]
+
+
+BODIES: dict[str, tuple[bytes, int]] = {
+    "empty": (b"", 400),
+    "no json": (b"{not json", 400),
+    "cut": (b'{"rows": [', 400),
+    "deep": (b"[" * 100_000, 400),
+    "deep and closed": (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, 400),
+    "not utf-8": (b'{"town": "\xff\xfe"}', 400),
+    "half a surrogate": (b'{"town": "\\ud800"}', 400),
+    "nan": (b'{"floor_area_sqm": NaN}', 422),
+    "infinity": (b'{"floor_area_sqm": -Infinity}', 422),
+    "huge": (b'{"floor_area_sqm": 1e999}', 422),
+    "huge integer": (b'{"floor_area_sqm": ' + b"9" * 4_000 + b"}", 422),
+    "null": (b"null", 422),
+    "a list": (b"[]", 422),
+    "no rows": (b'{"rows": []}', 422),
+    "rows are no list": (b'{"rows": 5}', 422),
+    "more beside rows": (b'{"rows": [{}], "x": 1}', 422),
+    "too many rows": (b'{"rows": [' + b",".join([b"1"] * 10_001) + b"]}", 422),
+    "10 MB": (b'{"rows": "' + b"x" * 10_000_000 + b'"}', 413),
+}
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_bodies_that_are_no_request_are_refused(api: Api, case: str) -> None:
+    body, status = BODIES[case]
+    problem(api.client.post("/v1/predict", content=body, headers=JSON), status)
+
+
+def test_a_body_without_its_length_is_cut_at_the_limit(api: Api) -> None:
+    chunks = (b"x" * 1_000_000 for _ in range(12))
+    problem(api.client.post("/v1/predict", content=chunks, headers=JSON), 413)
+
+
+def test_other_errors_are_problems_as_well(api: Api) -> None:
+    problem(api.client.get("/nothing"), 404)
+    problem(api.client.get("/v1/predict"), 405)
+    problem(api.client.post("/v1/predict", content=b"{}", headers={"content-type": "text/plain"}), 415)
+    problem(api.client.get("/v1/predictions", params={"month": "2023-13"}), 422)
+    problem(api.client.get("/v1/predictions", params={"limit": 0}), 422)
+
+
+def test_an_explanation_adds_up_and_names_earlier_sales_of_the_area(api: Api, example: dict[str, Any]) -> None:
+    [row] = api.client.post("/v1/predict/explain", json=example).json()["predictions"]
+    total = sum(c["contribution"] for c in row["contributions"])
+    assert total == pytest.approx(row["predicted_price"], rel=1e-5)
+    assert row["contributions"][0]["feature"] == "(price level)"
+    assert len(row["comparables"]) == 5
+    assert all(c["sold_month"] < row["encoding_month"] for c in row["comparables"])
+    similarity = [c["similarity"] for c in row["comparables"]]
+    assert similarity == sorted(similarity, reverse=True)
+    problem(api.client.post("/v1/predict/explain", json={"rows": [example] * 21}), 422)
+
+
+def test_batch_predictions_are_paged_and_filtered(api: Api, served: Home) -> None:
+    month = {"month": "2022-01"}
+    n = served.one("select count(*) from predictions.predictions where kind = 'model' and month = date '2022-01-01'")
+    seen: list[str] = []
+    after = None
+    while True:
+        query = {**month, "limit": 900, **({"after": after} if after else {})}
+        page = api.client.get("/v1/predictions", params=query).json()
+        seen += [p["observation_id"] for p in page["predictions"]]
+        after = page["next"]
+        if not after:
+            break
+    assert len(seen) == len(set(seen)) == n
+    [one] = api.client.get("/v1/predictions", params={"observation_id": seen[0]}).json()["predictions"]
+    assert one["lower_80"] < one["predicted_price"] < one["upper_80"]
+    in_area = api.client.get("/v1/predictions", params={**month, "area": one["area"]}).json()["predictions"]
+    assert {p["area"] for p in in_area} == {one["area"]}
+    assert api.client.get("/v1/predictions", params={"area": "NOWHERE"}).json() == {
+        "currency": "SGD", "predictions": [], "next": None,
+    }  # fmt: skip
+
+
+def test_model_info_says_what_answers(api: Api, served: Home) -> None:
+    info = api.client.get("/v1/model-info").json()
+    [version] = info["versions"]
+    assert (version["alias"], version["model_version"]) == ("champion", "v1")
+    assert version["trained_through"] == "2021-12-01"
+    assert version["features"] == list(served.contract.features)
+    assert version["eval"]["mdape_pct"] == served.one("select eval_mdape_pct from training.model_versions")
+    assert info["snapshot"]["fingerprint"] == api.client.get("/ready").json()["snapshot"]["fingerprint"]
+
+
+def test_the_document_has_the_contracts_columns_units_ranges_and_values(api: Api, served: Home) -> None:
+    document = api.client.get("/openapi.json").json()
+    body = document["paths"]["/v1/predict"]["post"]["requestBody"]["content"]["application/json"]
+    row = body["schema"]["anyOf"][0]["properties"]
+    assert row["floor_area_sqm"]["minimum"] == 15 and row["floor_area_sqm"]["maximum"] == 500
+    assert "sqm" in row["floor_area_sqm"]["description"]
+    assert row["flat_type"]["enum"][0] == "1 ROOM"
+    assert "resale_price" not in row
+    assert "/docs" not in document["paths"] and api.client.get("/docs").status_code == 200
+
+
+def test_fuzzed_bodies_never_fail_the_service(api: Api, example: dict[str, Any]) -> None:
+    """3,000 bodies that are almost right; `python -m benchmarks.api` sends 20,000."""
+    rng = random.Random(1)
+    statuses: dict[int, int] = {}
+    for body in fuzzed(example, rng, 3_000):
+        answer = api.client.post("/v1/predict", content=body, headers=JSON)
+        statuses[answer.status_code] = statuses.get(answer.status_code, 0) + 1
+        assert answer.status_code in {200, 400, 413, 422}, (answer.status_code, body[:500], answer.text[:500])
+    assert statuses[200] > 50 and statuses[422] > 200 and statuses[400] > 50, statuses
+
+
+NONSENSE: list[Any] = [
+    None, True, False, 0, -1, 1e308, -1e308, 1e-320, 2**63, 10**40, "", " ", "NaN", "x" * 600, "\u0000", "\ud7ff", "é", "'; --",
+    [], [1], {}, {"a": 1}, "2023-12", "0000-00", "9999-99", 3.5,
+]  # fmt: skip
+
+
+def fuzzed(example: dict[str, Any], rng: random.Random, n: int) -> list[bytes]:
+    """Bodies near the example: fields changed, dropped or added, and bytes of the text overwritten."""
+    out = []
+    for _ in range(n):
+        row = dict(example)
+        for _ in range(rng.choice([0, 1, 1, 2, 5])):
+            name = rng.choice([*row, "extra"]) if row else "extra"
+            if rng.random() < 0.2:
+                row.pop(name, None)
+            else:
+                row[name] = rng.choice(NONSENSE)
+        value: Any = row
+        if rng.random() < 0.3:
+            value = {"rows": [row, rng.choice([*NONSENSE, example])]}
+        body = bytearray(json.dumps(value).encode())
+        if rng.random() < 0.2:
+            for _ in range(rng.randint(1, 4)):
+                body[rng.randrange(len(body))] = rng.randrange(256)
+        if rng.random() < 0.05:
+            del body[rng.randrange(len(body)) :]
+        out.append(bytes(body))
+    return out
+
+
+def test_keys_scopes_and_rates(served: Home, example: dict[str, Any]) -> None:
+    reader, reader_line = new_key("reader", "predict")
+    writer, writer_line = new_key("writer", "feedback,admin")
+    slow, slow_line = new_key("slow", "predict")
+    assert reader not in reader_line and hashlib.sha256(reader.encode()).hexdigest() in reader_line
+    keys = ";".join([reader_line, writer_line, slow_line])
+    with running(served, keys=keys, rate_per_s="2", rate_burst="4") as guarded:
+        guarded.ready()  # probes need no key
+
+        def ask(key: str | None, route: str = "/v1/predict", **body: Any) -> httpx.Response:
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            if route == "/metrics":
+                return guarded.client.get(route, headers=headers)
+            return guarded.client.post(route, json=body or example, headers=headers)
+
+        assert problem(ask(None), 401) and ask(None).headers["www-authenticate"] == "Bearer"
+        problem(ask(reader + "x"), 401)
+        assert ask(reader).status_code == 200
+        assert guarded.client.post("/v1/predict", json=example, headers={"x-api-key": reader}).status_code == 200
+        problem(ask(writer), 403)
+        problem(ask(reader, "/metrics"), 403)
+        assert ask(writer, "/metrics").status_code == 200
+        answers = [ask(slow) for _ in range(12)]
+        limited = [a for a in answers if a.status_code == 429]
+        assert 4 <= len(answers) - len(limited) < 12
+        assert problem(limited[0], 429) and int(limited[0].headers["retry-after"]) >= 1
+        time.sleep(int(limited[0].headers["retry-after"]))
+        assert ask(slow).status_code == 200
+    log = (served.settings.home / "api.log").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert {"request_id", "route", "status", "ms", "caller"} <= lines[-3].keys() | lines[-4].keys() | lines[-8].keys()
+    assert reader not in log and example["street_name"] not in log and "127.0.0.1" not in json.dumps(
+        [line for line in lines if line["message"] == "request"]
+    )
+
+
+def test_it_listens_beyond_this_machine_only_with_keys() -> None:
+    with pytest.raises(ValueError, match="without API keys the service listens on 127.0.0.1 only"):
+        ApiSettings(host="0.0.0.0", keys="")
+    assert ApiSettings(host="0.0.0.0", keys=new_key("a", "predict")[1])
+    assert ApiSettings(host="::1")
+
+
+def test_a_wrong_line_of_keys_is_told_without_its_key() -> None:
+    with pytest.raises(KeyFileError, match="unknown scope everything; scopes are predict, feedback, admin"):
+        new_key("a", "predict,everything")
