@@ -5,6 +5,7 @@ What is asked stands in ``queries.py``. How a snapshot is made is no business of
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -99,7 +100,8 @@ class Snapshot:
 
     def ask(self, sql: str, **parameters: object) -> pa.Table:
         """Answer of one query; ``parameters`` may be more than the query names."""
-        used = {name: value for name, value in parameters.items() if f"${name}" in sql}
+        named = set(re.findall(r"\$(\w+)", sql))
+        used = {name: value for name, value in parameters.items() if name in named}
         key = (sql, repr(used))
         with self._lock:
             if key in self._answers:

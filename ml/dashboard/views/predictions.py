@@ -1,0 +1,166 @@
+"""Predictions against prices paid, by period, place and grade."""
+
+from __future__ import annotations
+
+import calendar
+import io
+
+import streamlit as st
+
+from ml.dashboard import charts, queries
+from ml.dashboard.page import Page, chart, head, nothing, section, tiles
+from ml.dashboard.queries import Filters
+from ml.words import MISSING, number
+
+DOTS = 1_500
+TABLE_ROWS = 500
+MONTHS = list(range(1, 13))
+
+
+def render(page: Page) -> None:
+    head("Predictions", f"{page.contract.title}: what was said, and what was paid.")
+    versions = page.snapshot.rows(queries.SCORED_VERSIONS)
+    if not versions:
+        nothing("Nothing has been scored yet.", f"Type: housing score --dataset {page.contract.name} --month YYYY-MM")
+        return
+    filters = choose(page, [v["model_version"] for v in versions])
+    _figures(page, filters)
+    left, right = st.columns(2) if page.dated else (None, st.container())
+    if left:
+        with left:
+            _trend(page, filters)
+    with right:
+        _dots(page, filters)
+    _table(page, filters)
+
+
+def choose(page: Page, versions: list[str]) -> Filters:
+    """The filters, in one row; their values stand in the address, so that a view can be sent to somebody."""
+    ask = page.snapshot.rows
+    version = versions[0]
+    year = month = None
+    with st.container(horizontal=True, key="filters"):
+        if len(versions) > 1:
+            version = _select("Model", "version", versions, everything=None) or version
+        if page.dated:
+            years = [r["year"] for r in ask(queries.YEARS, version=version)]
+            year = _select("Year", "year", years, everything="all years")
+            month = _select("Month", "month", MONTHS, everything="all months", names=calendar.month_name)
+        areas = [r["area"] for r in ask(queries.AREAS, version=version)]
+        area = _select(_words(page.contract.area), "area", areas, everything="all")
+        localities = [r["locality"] for r in ask(queries.LOCALITIES, version=version, area=area)]
+        locality = None
+        if page.contract.locality != page.contract.area:
+            locality = _select(_words(page.contract.locality), "locality", localities, everything="all")
+        grades = [r["grade"] for r in ask(queries.GRADES, version=version)]
+        grade = _select("Grade", "grade", grades, everything="all", tip="How sure the model is: A (surest) to D.")
+    return Filters(version, year, month, area, locality, grade)
+
+
+def _select(label, key, options, *, everything, names=None, tip=None):
+    """A select box; its first option, ``everything``, gives None. What is no longer offered falls back to it."""
+    choices = [None, *options] if everything is not None else list(options)
+    if st.session_state.get(key) not in choices:
+        st.session_state.pop(key, None)
+
+    def named(option):
+        if option is None:
+            return everything
+        return names[option] if names else str(option)
+
+    return st.selectbox(label, choices, key=key, format_func=named, help=tip, bind="query-params", width=162)
+
+
+def _words(column: str) -> str:
+    return column.replace("_", " ").capitalize()
+
+
+def _figures(page: Page, filters: Filters) -> None:
+    scored = page.snapshot.rows(queries.scored(filters), **filters.parameters)[0]["scored"]
+    e = page.snapshot.rows(queries.errors(filters), **filters.parameters)[0]
+    if not scored:
+        nothing("No prediction matches these filters.", "Choose a wider period or place.")
+        return
+    known = f"{number(e['n'])} with a known, valid price"
+    percent = {k: MISSING if e[k] is None else f"{number(e[k], 2)} %" for k in ("mape_pct", "mdape_pct")}
+    tiles(
+        [
+            ("Predictions", number(scored), known),
+            ("MAE", page.money(e["mae"]), "mean absolute error"),
+            ("RMSE", page.money(e["rmse"]), "large errors weigh more"),
+            ("Mean error", percent["mape_pct"], "absolute, of the price paid"),
+            ("Median error", percent["mdape_pct"], "half of the homes are closer"),
+            (
+                "Within 10 %",
+                MISSING if e["within_10_pct"] is None else f"{number(e['within_10_pct'], 1)} %",
+                f"median ratio {number(e['median_ratio'], 3)}",
+            ),
+        ]
+    )
+
+
+def _trend(page: Page, filters: Filters) -> None:
+    section("Price by month", "Mean of the homes with a known price.")
+    rows = page.snapshot.rows(queries.trend(filters), **filters.parameters)
+    if not rows:
+        nothing("No price is known here yet.", "It appears when actual prices land.")
+        return
+    figure = charts.prices_over_time(rows, currency=page.contract.currency, period=filters.period)
+    chart(figure, key="trend", alt="Line chart: mean price paid and mean predicted price by month")
+
+
+def _dots(page: Page, filters: Filters) -> None:
+    rows = page.snapshot.rows(queries.sample(filters, DOTS), **filters.parameters)
+    drawn = f"{DOTS:,} of them, drawn by a hash" if len(rows) == DOTS else f"{len(rows):,} homes"
+    section("Predicted against paid", f"{drawn}; above the line: too high.")
+    if not rows:
+        nothing("No price is known here yet.", "It appears when actual prices land.")
+        return
+    figure = charts.predicted_against_paid(rows, currency=page.contract.currency)
+    chart(figure, key="dots", alt="Scatter plot: predicted price against price paid, one dot a home")
+
+
+def _table(page: Page, filters: Filters) -> None:
+    section("Homes")
+    currency = page.contract.currency
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        order = _select("Order", "order", list(queries.ORDERS), everything=None)
+        st.download_button(
+            "Download all as CSV",
+            data=lambda: _csv(page, filters, order),
+            file_name=f"{page.contract.name}_predictions.csv",
+            mime="text/csv",
+            on_click="ignore",
+            icon=":material/download:",
+        )
+    rows = page.snapshot.ask(queries.table(filters, order, TABLE_ROWS), **filters.parameters)
+    price = "localized"
+    st.dataframe(
+        rows,
+        hide_index=True,
+        height=360,
+        column_config={
+            "observation_id": None,
+            "is_price_valid": None,
+            "month": st.column_config.DateColumn("Month", format="MMM YYYY") if page.dated else None,
+            "area": _words(page.contract.area),
+            "locality": _words(page.contract.locality),
+            "predicted_price": st.column_config.NumberColumn(f"Predicted, {currency}", format=price, step=1),
+            "actual_price": st.column_config.NumberColumn(f"Paid, {currency}", format=price, step=1),
+            "pct_error": st.column_config.NumberColumn("Error, %", format="%+.1f"),
+            "lower_80": st.column_config.NumberColumn("80 % range from", format=price, step=1),
+            "upper_80": st.column_config.NumberColumn("to", format=price, step=1),
+            "grade": "Grade",
+        },
+        alt="Predictions with price paid, error, range and grade",
+    )
+    if rows.num_rows == TABLE_ROWS:
+        st.caption(f"The first {TABLE_ROWS:,} are shown; the download holds all.")
+
+
+def _csv(page: Page, filters: Filters, order: str) -> bytes:
+    from pyarrow import csv
+
+    out = io.BytesIO()
+    csv.write_csv(page.snapshot.ask(queries.table(filters, order, None), **filters.parameters), out)
+    return out.getvalue()
