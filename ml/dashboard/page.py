@@ -169,16 +169,18 @@ def _cell(row: Row, column: Column) -> str:
     value: Any = row.get(column.key)
     if column.key.endswith("status") and value in SIGNS:
         return status_html(value)
-    if column.digits is not None:
-        return number(value, column.digits)
+    return number(value, column.digits) if column.digits is not None else escape(_text(value)) or MISSING
+
+
+def _text(value: Any) -> str:
     match value:
         case None:
-            return MISSING
+            return ""
         case datetime():
             return f"{value:%Y-%m-%d %H:%M}"
         case date():
             return month_label(value) if value.day == 1 else f"{value:%Y-%m-%d}"
         case list():
-            return escape("; ".join(map(str, value))) or MISSING
+            return "; ".join(map(str, value))
         case _:
-            return escape(str(value)) or MISSING
+            return str(value)

@@ -16,9 +16,9 @@ select v.*, (
 ) as since
 from training.model_versions as v where v.status = 'champion' order by v.created_at desc limit 1
 """
-NEWEST_VERSION = (
-    "select model_version, status, reasons, created_at from training.model_versions order by created_at desc limit 1"
-)
+NEWEST_VERSION = """
+select model_version, status, reasons, created_at from training.model_versions order by created_at desc limit 1
+"""
 NEWEST_DATA = "select max(month) as month from training.training_dataset"
 
 #: The newest month of a version with known prices, beside the last known price on the same month.
@@ -112,28 +112,25 @@ where exists (
 )
 order by v.status = 'champion' desc, v.created_at desc
 """
-YEARS = """
-select distinct year(month) as year from predictions.predictions
-where model_version = $version and kind = 'model' and split <> 'eval' order by year desc
+#: One row for each scored home of a version, with its price and range: every question of the page is about these.
+SCORED = """
+select p.observation_id, p.month, p.area, p.locality, p.predicted_price, m.actual_price, m.error, m.pct_error, m.ratio,
+    coalesce(m.is_price_valid and m.ratio is not null, false) as is_measured, i.lower_80, i.upper_80, i.grade
+from predictions.predictions as p
+left join predictions.predictions_matched as m
+    on p.observation_id = m.observation_id and m.model_version = $version
+left join predictions.prediction_intervals as i
+    on p.observation_id = i.observation_id and i.model_version = $version
+where p.model_version = $version and p.kind = 'model' and p.split <> 'eval'
 """
-AREAS = """
-select distinct area from predictions.predictions
-where model_version = $version and kind = 'model' and split <> 'eval' and area is not null order by area
-"""
-LOCALITIES = """
-select distinct locality from predictions.predictions
-where model_version = $version and kind = 'model' and split <> 'eval' and locality is not null
-    and area is not distinct from coalesce($area, area)
-order by locality
-"""
-GRADES = "select distinct grade from predictions.prediction_intervals where model_version = $version order by grade"
 
 
 @dataclass(frozen=True)
 class Filters:
-    """Which predictions of a version are looked at; None is all."""
+    """Which rows of the table ``scored`` are looked at; None is all."""
 
-    version: str
+    scored: str
+    """Name of the table that SCORED was prepared as."""
     year: int | None = None
     month_number: int | None = None
     area: str | None = None
@@ -143,9 +140,7 @@ class Filters:
     @property
     def parameters(self) -> dict[str, Any]:
         return {
-            "version": self.version,
-            "from_month": date(self.year or 1970, 1, 1),
-            "to_month": date((self.year or 1970) + 1, 1, 1),
+            "year": self.year,
             "month_number": self.month_number,
             "area": self.area,
             "locality": self.locality,
@@ -155,57 +150,66 @@ class Filters:
     @property
     def place(self) -> str:
         """SQL condition without the period."""
-        conditions = ["model_version = $version", "split <> 'eval'"]
-        conditions += ["area = $area"] if self.area is not None else []
-        conditions += ["locality = $locality"] if self.locality is not None else []
-        if self.grade is not None:
-            conditions.append(
-                "observation_id in (select observation_id from predictions.prediction_intervals "
-                "where model_version = $version and grade = $grade)"
-            )
-        return " and ".join(conditions)
+        return _all_of({"area": self.area, "locality": self.locality, "grade": self.grade})
 
     @property
-    def all(self) -> str:
+    def everything(self) -> str:
         """SQL condition with the period."""
-        conditions = [self.place]
-        # a range, so that DuckDB skips the blocks of other years
-        conditions += ["month >= $from_month and month < $to_month"] if self.year is not None else []
-        conditions += ["month(month) = $month_number"] if self.month_number is not None else []
-        return " and ".join(conditions)
+        return f"{self.place} and {_all_of({'year(month)': self.year, 'month(month)': self.month_number})}"
 
     @property
     def period(self) -> tuple[date, date] | None:
         """First and last month of the chosen period, where it is one span."""
         if self.year is None:
             return None
-        first = date(self.year, self.month_number or 1, 1)
-        return first, date(self.year, self.month_number or 12, 1)
+        return date(self.year, self.month_number or 1, 1), date(self.year, self.month_number or 12, 1)
 
 
-def scored(filters: Filters) -> str:
-    return f"select count(*) as scored from predictions.predictions where kind = 'model' and {filters.all}"
+def _all_of(wanted: dict[str, Any]) -> str:
+    names = {"year(month)": "year", "month(month)": "month_number"}
+    conditions = [f"{sql} = ${names.get(sql, sql)}" for sql, value in wanted.items() if value is not None]
+    return " and ".join(conditions) or "true"
 
 
-def errors(filters: Filters) -> str:
-    """Of valid prices, as ``monitoring.accuracy`` counts them."""
+def years(scored: str) -> str:
+    return f"select distinct year(month) as year from {scored} order by year desc"
+
+
+def areas(scored: str) -> str:
+    return f"select distinct area from {scored} where area is not null order by area"
+
+
+def localities(scored: str) -> str:
+    return f"""
+    select distinct locality from {scored} where locality is not null and ($area is null or area = $area)
+    order by locality
+    """
+
+
+def grades(scored: str) -> str:
+    return f"select distinct grade from {scored} where grade is not null order by grade"
+
+
+def figures(filters: Filters) -> str:
+    """Errors of valid prices, as ``monitoring.accuracy`` counts them."""
     return f"""
     select
-        count(*) as n, avg(abs(error)) as mae, sqrt(avg(error * error)) as rmse, avg(abs(pct_error)) as mape_pct,
-        median(abs(pct_error)) as mdape_pct, 100.0 * avg((abs(pct_error) <= 10)::integer) as within_10_pct,
-        median(ratio) as median_ratio
-    from predictions.predictions_matched
-    where is_price_valid and ratio is not null and {filters.all}
+        count(*) as scored, count(*) filter (where is_measured) as n,
+        avg(abs(error)) filter (where is_measured) as mae,
+        sqrt(avg(error * error) filter (where is_measured)) as rmse,
+        avg(abs(pct_error)) filter (where is_measured) as mape_pct,
+        median(abs(pct_error)) filter (where is_measured) as mdape_pct,
+        100.0 * avg((abs(pct_error) <= 10)::integer) filter (where is_measured) as within_10_pct,
+        median(ratio) filter (where is_measured) as median_ratio
+    from {filters.scored} where {filters.everything}
     """
 
 
 def trend(filters: Filters) -> str:
     """All months of the chosen place, whatever the period."""
     return f"""
-    select month, count(*) as n, avg(actual_price) as actual_price, avg(predicted_price) as predicted_price,
-        avg(abs(pct_error)) as mape_pct
-    from predictions.predictions_matched
-    where is_price_valid and ratio is not null and {filters.place}
+    select month, count(*) as n, avg(actual_price) as actual_price, avg(predicted_price) as predicted_price
+    from {filters.scored} where is_measured and {filters.place}
     group by month order by month
     """
 
@@ -213,36 +217,24 @@ def trend(filters: Filters) -> str:
 def sample(filters: Filters, rows: int) -> str:
     """So many of the chosen homes, always the same ones."""
     return f"""
-    select predicted_price, actual_price, pct_error, month, area, locality from predictions.predictions_matched
-    where is_price_valid and ratio is not null and {filters.all}
+    select predicted_price, actual_price, pct_error, area, locality from {filters.scored}
+    where is_measured and {filters.everything}
     order by hash(observation_id), observation_id limit {rows}
     """
 
 
-#: Order of the table of predictions, by what the page calls it.
+#: Orders of the table of predictions, by what the page calls them.
 ORDERS = {
     "newest": "month desc, observation_id",
     "largest error": "abs(pct_error) desc nulls last, observation_id",
-    "highest prediction": "predicted_price desc, observation_id",
+    "highest prediction": "predicted_price desc nulls last, observation_id",
 }
 
 
-def table(filters: Filters, order: str, rows: int | None) -> str:
+def homes(filters: Filters, order: str, rows: int | None) -> str:
     """Predictions with price, range and grade; ``rows`` None is all of them."""
     limit = f"limit {rows}" if rows else ""
-    if order == "largest error":
-        source = f"select * from predictions.predictions_matched where {filters.all}"
-    else:
-        source = f"select * from predictions.predictions where kind = 'model' and {filters.all}"
     return f"""
-    with chosen as (select * from ({source}) order by {ORDERS[order]} {limit})
-    select
-        c.observation_id, c.month, c.area, c.locality, c.predicted_price, m.actual_price, m.pct_error,
-        i.lower_80, i.upper_80, i.grade, m.is_price_valid
-    from chosen as c
-    left join predictions.predictions_matched as m
-        on c.observation_id = m.observation_id and m.model_version = $version
-    left join predictions.prediction_intervals as i
-        on c.observation_id = i.observation_id and i.model_version = $version
-    order by {ORDERS[order]}
+    select observation_id, month, area, locality, predicted_price, actual_price, pct_error, lower_80, upper_80, grade
+    from {filters.scored} where {filters.everything} order by {ORDERS[order]} {limit}
     """

@@ -43,7 +43,9 @@ class Snapshot:
     """Columns by ``schema.table``."""
     _connection: duckdb.DuckDBPyConnection
     _answers: OrderedDict[tuple[str, str], pa.Table] = field(default_factory=OrderedDict)
+    _prepared: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _preparing: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def open(cls, settings: Settings) -> Snapshot:
@@ -120,6 +122,18 @@ class Snapshot:
 
     def first(self, sql: str, **parameters: object) -> Row | None:
         return next(iter(self.rows(sql, **parameters)), None)
+
+    def prepare(self, table: str, sql: str, **parameters: object) -> str:
+        """Keep the answer of a query in memory as a table, for questions that would join the same rows each time.
+
+        Made once for the life of the snapshot; returns the table's name in SQL.
+        """
+        name = f"memory.main.{quoted(table)}"
+        with self._preparing:
+            if table not in self._prepared:
+                self._run(f"create table {name} as {sql}", parameters)
+                self._prepared.add(table)
+        return name
 
     def _run(self, sql: str, parameters: Row) -> pa.Table:
         with self._connection.cursor() as cursor:

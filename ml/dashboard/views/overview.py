@@ -114,7 +114,7 @@ def _errors(page: Page) -> None:
     # far from all others; Monitoring shows it
     series = [r for r in series if r["series"] != "last_year"]
     section(
-        "Error by month", "Median absolute error of the model and of what one would say without it. Lower is better."
+        "Error by month", "Median absolute error of the model, and of what one would say without it: lower is better."
     )
     if not series:
         nothing("No month can be measured yet.", "Errors appear when prices of scored months are known.")

@@ -37,24 +37,24 @@ def render(page: Page) -> None:
 def choose(page: Page, versions: list[str]) -> Filters:
     """The filters, in one row; their values stand in the address, so that a view can be sent to somebody."""
     ask = page.snapshot.rows
-    version = versions[0]
-    year = month = None
+    version, year, month = versions[0], None, None
     with st.container(horizontal=True, key="filters"):
         if len(versions) > 1:
             version = _select("Model", "version", versions, everything=None) or version
+        scored = page.snapshot.prepare(f"scored {version}", queries.SCORED, version=version)
         if page.dated:
-            years = [r["year"] for r in ask(queries.YEARS, version=version)]
+            years = [r["year"] for r in ask(queries.years(scored))]
             year = _select("Year", "year", years, everything="all years")
             month = _select("Month", "month", MONTHS, everything="all months", names=calendar.month_name)
-        areas = [r["area"] for r in ask(queries.AREAS, version=version)]
+        areas = [r["area"] for r in ask(queries.areas(scored))]
         area = _select(_words(page.contract.area), "area", areas, everything="all")
-        localities = [r["locality"] for r in ask(queries.LOCALITIES, version=version, area=area)]
+        localities = [r["locality"] for r in ask(queries.localities(scored), area=area)]
         locality = None
         if page.contract.locality != page.contract.area:
             locality = _select(_words(page.contract.locality), "locality", localities, everything="all")
-        grades = [r["grade"] for r in ask(queries.GRADES, version=version)]
+        grades = [r["grade"] for r in ask(queries.grades(scored))]
         grade = _select("Grade", "grade", grades, everything="all", tip="How sure the model is: A (surest) to D.")
-    return Filters(version, year, month, area, locality, grade)
+    return Filters(scored, year, month, area, locality, grade)
 
 
 def _select(label, key, options, *, everything, names=None, tip=None):
@@ -76,16 +76,15 @@ def _words(column: str) -> str:
 
 
 def _figures(page: Page, filters: Filters) -> None:
-    scored = page.snapshot.rows(queries.scored(filters), **filters.parameters)[0]["scored"]
-    e = page.snapshot.rows(queries.errors(filters), **filters.parameters)[0]
-    if not scored:
+    e = page.snapshot.rows(queries.figures(filters), **filters.parameters)[0]
+    if not e["scored"]:
         nothing("No prediction matches these filters.", "Choose a wider period or place.")
         return
     known = f"{number(e['n'])} with a known, valid price"
     percent = {k: MISSING if e[k] is None else f"{number(e[k], 2)} %" for k in ("mape_pct", "mdape_pct")}
     tiles(
         [
-            ("Predictions", number(scored), known),
+            ("Predictions", number(e["scored"]), known),
             ("MAE", page.money(e["mae"]), "mean absolute error"),
             ("RMSE", page.money(e["rmse"]), "large errors weigh more"),
             ("Mean error", percent["mape_pct"], "absolute, of the price paid"),
@@ -133,7 +132,7 @@ def _table(page: Page, filters: Filters) -> None:
             on_click="ignore",
             icon=":material/download:",
         )
-    rows = page.snapshot.ask(queries.table(filters, order, TABLE_ROWS), **filters.parameters)
+    rows = page.snapshot.ask(queries.homes(filters, order, TABLE_ROWS), **filters.parameters)
     price = "localized"
     st.dataframe(
         rows,
@@ -141,7 +140,6 @@ def _table(page: Page, filters: Filters) -> None:
         height=360,
         column_config={
             "observation_id": None,
-            "is_price_valid": None,
             "month": st.column_config.DateColumn("Month", format="MMM YYYY") if page.dated else None,
             "area": _words(page.contract.area),
             "locality": _words(page.contract.locality),
@@ -162,5 +160,5 @@ def _csv(page: Page, filters: Filters, order: str) -> bytes:
     from pyarrow import csv
 
     out = io.BytesIO()
-    csv.write_csv(page.snapshot.ask(queries.table(filters, order, None), **filters.parameters), out)
+    csv.write_csv(page.snapshot.ask(queries.homes(filters, order, None), **filters.parameters), out)
     return out.getvalue()
