@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import duckdb
 import streamlit as st
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml.contract import Contract, available, load
 from ml.dashboard import queries
-from ml.dashboard.page import ICON, STYLE, Page, age_label, banner, time_label
+from ml.dashboard.page import ICON, STYLE, Options, Page, age_label, banner, time_label
 from ml.dashboard.snapshot import SnapshotError, Snapshots, published_datasets
-from ml.dashboard.views import overview, predictions
+from ml.dashboard.views import data, map, model, monitoring, overview, predictions
 from ml.settings import Settings
-
-
-class Options(BaseSettings):
-    """``HOUSING_DASHBOARD_*`` variables."""
-
-    model_config = SettingsConfigDict(env_prefix="HOUSING_DASHBOARD_", env_file=".env", extra="ignore", frozen=True)
-
-    stale_days: float = Field(default=45, gt=0, description="a snapshot older than this is called stale")
-
 
 VIEWS = {
     "Overview": (":material/monitor_heart:", overview),
     "Predictions": (":material/sell:", predictions),
+    "Map": (":material/map:", map),
+    "Monitoring": (":material/monitoring:", monitoring),
+    "Data": (":material/database:", data),
+    "Model": (":material/account_tree:", model),
 }
 
 
@@ -85,16 +78,16 @@ def opened(settings: Settings) -> Page:
             f"published {age_label(snapshot.published_at)}",
             help=f"{time_label(snapshot.published_at)}. It is replaced when something new is published.",
         )
-    limit = Options().stale_days
-    if snapshot.age_days > limit:
+    options = Options()
+    if snapshot.age_days > options.stale_days:
         banner(
             "warn",
             f"This snapshot is {snapshot.age_days:.0f} days old",
-            f"Nothing new was published for more than {limit:g} days. Look for failed runs in Dagster (make ui), or "
-            f"land new files: housing ingest FILES --dataset {settings.dataset}",
+            f"Nothing new was published for more than {options.stale_days:g} days. Look for failed runs in Dagster "
+            f"(make ui), or land new files: housing ingest FILES --dataset {settings.dataset}",
         )
     champion = snapshot.first(queries.CHAMPION)
-    return Page(settings, contract(settings.dataset), snapshot, champion)
+    return Page(settings, contract(settings.dataset), snapshot, champion, options)
 
 
 main()

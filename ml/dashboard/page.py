@@ -5,13 +5,15 @@ Pieces are plain HTML where Streamlit's own would be slower, wider or silent to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from html import escape
 from typing import Any
 
 import streamlit as st
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml.contract import Contract
 from ml.dashboard.charts import CONFIG, Figure
@@ -21,6 +23,9 @@ from ml.words import MISSING, STATUS_WORDS, UNDATED, number
 
 #: Form, colour and word: no meaning hangs on colour alone.
 SIGNS = {"pass": "✓", "warn": "▲", "fail": "✕", "insufficient_data": "○"}
+
+#: Width of a select box in pixels: two fit on a phone, five beside each other on a screen.
+SELECT = 162
 
 #: A house; inline, because Streamlit fetches other icons of a tab from a server of its own.
 ICON = (
@@ -36,10 +41,11 @@ h2 {font-size: 1.2rem !important; padding: .9rem 0 .1rem !important}
 .h-about {color: #55616d; margin: 0 0 .4rem}
 .h-tiles {display: grid; grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: .6rem; margin: .2rem 0}
 .h-tile {border: 1px solid #dde3e8; border-radius: 8px; padding: .65rem .8rem; background: #fff}
-.h-tile b {display: block; font-size: .82rem; font-weight: 600; color: #55616d}
+.h-tile b {display: block; overflow-wrap: anywhere; font-size: .82rem; font-weight: 600; color: #55616d}
 .h-tile strong {display: block; font-size: 1.3rem; font-weight: 650; line-height: 1.3; color: #1c2733;
   overflow-wrap: anywhere}
 .h-tile small {display: block; color: #55616d; font-size: .82rem; line-height: 1.3}
+a.h-tile {text-decoration: none} a.h-tile:hover, a.h-tile:focus-visible {border-color: #0072B2}
 .h-banner {border-left: 6px solid; border-radius: 6px; padding: .7rem 1rem; background: #f4f6f8; margin: .2rem 0 .6rem}
 .h-banner strong {font-size: 1.15rem}
 .h-banner p {margin: .15rem 0 0; color: #3a4651}
@@ -65,6 +71,16 @@ h2 {font-size: 1.2rem !important; padding: .9rem 0 .1rem !important}
 """
 
 
+class Options(BaseSettings):
+    """``HOUSING_DASHBOARD_*`` variables."""
+
+    model_config = SettingsConfigDict(env_prefix="HOUSING_DASHBOARD_", env_file=".env", extra="ignore", frozen=True)
+
+    stale_days: float = Field(default=45, gt=0, description="a snapshot older than this is called stale")
+    dagster_url: str = Field(default="http://127.0.0.1:3000", description="where links to assets lead")
+    mlflow_url: str = Field(default="http://127.0.0.1:5000", description="where links to runs lead, without a server")
+
+
 @dataclass(frozen=True)
 class Page:
     """What a page is about."""
@@ -73,6 +89,7 @@ class Page:
     contract: Contract
     snapshot: Snapshot
     champion: Row | None
+    options: Options
 
     @property
     def dated(self) -> bool:
@@ -128,6 +145,39 @@ def table(rows: Sequence[Row], columns: Sequence[Column], *, label: str) -> None
         f'<div class="h-scroll" tabindex="0" role="region" aria-label="{escape(label)}">'
         f'<table class="h-table"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
     )
+
+
+def choose_one(label: str, key: str, options: Sequence[str], *, first: str) -> str:
+    """A select box whose value stands in the address; nothing is drawn where there is no choice."""
+    if len(options) < 2:
+        return first
+    _forget(key, options)
+    return st.selectbox(label, options, options.index(first), key=key, bind="query-params", width=SELECT)
+
+
+def choose_some(
+    label: str,
+    key: str,
+    options: Sequence[Any],
+    *,
+    all_of: str = "all",
+    names: Mapping[Any, str] | None = None,
+    tip: str | None = None,
+) -> Any:
+    """The same with a first option, ``all_of``, that stands for all of them and gives None."""
+    choices = [None, *options]
+    _forget(key, choices)
+
+    def named(option: Any) -> str:
+        return all_of if option is None else names[option] if names else str(option)
+
+    return st.selectbox(label, choices, key=key, format_func=named, help=tip, bind="query-params", width=SELECT)
+
+
+def _forget(key: str, options: Sequence[Any]) -> None:
+    """A value that is not offered any more (a street of another town) is let go of."""
+    if key in st.session_state and st.session_state[key] not in options:
+        del st.session_state[key]
 
 
 def chart(figure: Figure, *, key: str, alt: str) -> None:

@@ -5,7 +5,7 @@ Parameters: ``$version`` (of a model), ``$month`` (first day), and those of ``Fi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
@@ -147,6 +147,10 @@ class Filters:
             "grade": self.grade,
         }
 
+    def on(self, scored: str) -> Filters:
+        """The same filters on another table."""
+        return replace(self, scored=scored)
+
     @property
     def place(self) -> str:
         """SQL condition without the period."""
@@ -238,3 +242,164 @@ def homes(filters: Filters, order: str, rows: int | None) -> str:
     select observation_id, month, area, locality, predicted_price, actual_price, pct_error, lower_80, upper_80, grade
     from {filters.scored} where {filters.everything} order by {ORDERS[order]} {limit}
     """
+
+
+#: The split of a version with most known prices, and not the one it was evaluated on if there is another.
+SPLIT = """
+select split from monitoring.accuracy where model_version = $version and population = 'valid'
+order by split = 'eval', n desc limit 1
+"""
+
+COVERAGE_BY_MONTH = """
+select cast(segment as date) as month, level_pct, n, coverage_pct, mean_width_pct, status
+from monitoring.interval_coverage
+where model_version = $version and segment_type = 'month' order by level_pct, month
+"""
+COVERAGE_BY_GRADE = """
+select
+    segment as grade, max(n) as n, any_value(mdape_pct) as mdape_pct,
+    max(coverage_pct) filter (where level_pct = 50) as coverage_50,
+    max(coverage_pct) filter (where level_pct = 80) as coverage_80,
+    max(coverage_pct) filter (where level_pct = 95) as coverage_95,
+    max(mean_width_pct) filter (where level_pct = 80) as width_80,
+    max(status) filter (where level_pct = 80) as status
+from monitoring.interval_coverage where model_version = $version and segment_type = 'grade'
+group by segment order by segment
+"""
+RATIO_BY_DECILE = """
+select cast(segment as integer) as price_decile, n, median_ratio, cod, status from monitoring.ratio_study
+where model_version = $version and split = $split and population = 'valid' and segment_type = 'price_decile'
+order by price_decile
+"""
+RATIO_WHOLE = """
+select * from monitoring.ratio_study
+where model_version = $version and split = $split and population = 'valid' and segment_type = 'all'
+"""
+#: The worst first, then the largest.
+RATIO_BY_AREA = """
+select r.segment as area, r.n, a.mdape_pct, r.median_ratio, r.cod, r.prd, r.prb, r.status
+from monitoring.ratio_study as r
+left join monitoring.accuracy_by_segment as a
+    on r.model_version = a.model_version and r.split = a.split and r.population = a.population
+    and r.segment_type = a.segment_type and r.segment = a.segment
+where r.model_version = $version and r.split = $split and r.population = 'valid' and r.segment_type = 'area'
+order by array_position(['fail', 'warn', 'pass', 'insufficient_data'], r.status), r.n desc, area
+limit 60
+"""
+#: The features that drifted most by a measure, and their months.
+DRIFT = """
+with drift as (
+    select feature, month, {measure} as value, n, status from monitoring.feature_drift where model_version = $version
+),
+worst as (
+    select feature, max(value) as most from drift group by feature order by most desc nulls last, feature limit 24
+)
+select drift.* from drift inner join worst on drift.feature = worst.feature
+order by worst.most desc, drift.feature, drift.month
+"""
+PREDICTION_DRIFT = """
+select feature, month, {measure} as value, n, status from monitoring.prediction_drift
+where model_version = $version order by feature, month
+"""
+ERROR_ESTIMATES = """
+select month, estimated_mdape_pct as mdape_pct from monitoring.error_estimates
+where model_version = $version and estimated_mdape_pct is not null order by month
+"""
+
+#: One row for each scored home that has a place; ``{scored}`` is the prepared table.
+PLACED = """
+select s.*, t.{longitude}::double as longitude, t.{latitude}::double as latitude
+from {scored} as s inner join training.training_dataset as t on s.observation_id = t.observation_id
+where isfinite(t.{latitude}) and isfinite(t.{longitude})
+"""
+
+
+def cells(filters: Filters) -> str:
+    """At most 60 x 60 cells, so that all homes draw as fast as those of one place."""
+    return f"""
+    with homes as (select * from {filters.scored} where {filters.everything}),
+    span as (
+        select coalesce(nullif(greatest(
+            max(latitude) - min(latitude), max(longitude) - min(longitude)
+        ), 0) / 60, 1) as size from homes
+    )
+    select
+        avg(latitude) as latitude, avg(longitude) as longitude, any_value(area) as area, count(*) as n,
+        count(*) filter (where is_measured) as n_measured,
+        median(pct_error) filter (where is_measured) as pct_error,
+        median(abs(pct_error)) filter (where is_measured) as mdape_pct,
+        median(predicted_price) as predicted_price
+    from homes, span
+    group by floor(latitude / size), floor(longitude / size)
+    order by n desc
+    """
+
+
+def centres(filters: Filters) -> str:
+    """Where the names of the largest areas stand."""
+    return f"""
+    select area, median(latitude) as latitude, median(longitude) as longitude, count(*) as n
+    from {filters.scored} where area is not null group by area order by n desc limit 30
+    """
+
+
+ROWS_BY_LAYER = """
+select
+    (select count(*) from raw.files) as files,
+    (select coalesce(sum(landed), 0) from monitoring.reconciliation)::bigint as landed,
+    (select coalesce(sum(rejected), 0) from monitoring.reconciliation)::bigint as rejected,
+    (select coalesce(sum(accepted_train + accepted_eval + accepted_holdout + accepted_to_score), 0)
+        from monitoring.reconciliation)::bigint as accepted,
+    (select coalesce(sum(accepted_to_score), 0) from monitoring.reconciliation)::bigint as to_score,
+    (select coalesce(sum(abs(difference)), 0) from monitoring.reconciliation)::bigint as difference,
+    (select count(*) from raw.files where status = 'quarantined') as quarantined,
+    (select max(loaded_at) from raw.files) as loaded_at,
+    (select max(month) from training.training_dataset) as newest_month
+"""
+REASONS = "select * from monitoring.rejections_by_reason order by n desc, reason"
+
+
+def files(state: str | None) -> str:
+    """Landed files, the newest first; ``state`` quarantined or rejected leaves out the others."""
+    condition = {"quarantined": "f.status = 'quarantined'", "rejected": "r.rejected > 0"}.get(state or "", "true")
+    return f"""
+    select
+        f.file, f.status as state, f.loaded_at, f.rows, r.landed,
+        r.accepted_train + r.accepted_eval + r.accepted_holdout + r.accepted_to_score as accepted,
+        r.rejected, r.difference, f.bytes / 1e6 as megabytes, f.batch
+    from raw.files as f
+    left join monitoring.reconciliation as r on f.file = r.file and f.batch = r.batch
+    where {condition}
+    order by f.loaded_at desc, f.file
+    """
+
+
+QUARANTINED = """
+select file, reason, loaded_at, rows, report from raw.files where status = 'quarantined'
+order by loaded_at desc, file limit 30
+"""
+
+VERSIONS = """
+select model_version, status, created_at, trained_from, trained_through, n_train, n_eval, features, best_iteration,
+    eval_mae, eval_mdape_pct, eval_r2, eval_baseline_mae, reasons, run_id, git_commit
+from training.model_versions order by created_at desc
+"""
+ROWS_BY_TABLE = """
+select schema_name || '.' || table_name as "table", schema_name, table_name, sum("rows")::bigint as n
+from published.parts group by all
+"""
+
+IMPORTANCE = """
+select feature, mean_absolute_share_pct as share_pct, month from monitoring.feature_importance_by_month
+where model_version = $version and month = (
+    select max(month) from monitoring.feature_importance_by_month where model_version = $version
+)
+order by importance_rank limit 12
+"""
+BESIDE_BASELINES = """
+select model_version, kind, n, mae, mdape_pct, within_10_pct, r2, median_ratio, status from monitoring.accuracy
+where population = 'valid' and split = $split
+    and model_version in ($version, 'linear_' || $version, 'median_' || $version, 'persistence', 'last_year')
+order by kind desc, mdape_pct
+"""
+COMPARISONS = "select * from monitoring.challenger_comparisons order by all desc limit 20"

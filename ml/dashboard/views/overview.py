@@ -119,17 +119,18 @@ def _errors(page: Page) -> None:
     if not series:
         nothing("No month can be measured yet.", "Errors appear when prices of scored months are known.")
         return
+    warn, fail = limits(page, "mdape_pct")
     chart(
-        charts.accuracy_over_time(series, **limits(page, "mdape_pct")),
+        charts.accuracy_over_time(series, warn=warn, fail=fail),
         key="overview_errors",
         alt="Line chart: median absolute error by month, model against baselines",
     )
 
 
-def limits(page: Page, metric: str) -> dict[str, float | None]:
-    """Upper limits of a metric by severity: warn, fail."""
-    rows = page.snapshot.rows(queries.UPPER_LIMITS, metric=metric)
-    return {"warn": None, "fail": None} | {r["severity"]: r["upper_limit"] for r in rows}
+def limits(page: Page, metric: str) -> tuple[float | None, float | None]:
+    """Upper limits of a metric: above the first it is a warning, above the second a fail."""
+    found = {r["severity"]: r["upper_limit"] for r in page.snapshot.rows(queries.UPPER_LIMITS, metric=metric)}
+    return found.get("warn"), found.get("fail")
 
 
 def _table(page: Page, checks: list[Row]) -> None:

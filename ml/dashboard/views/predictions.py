@@ -8,7 +8,7 @@ import io
 import streamlit as st
 
 from ml.dashboard import charts, queries
-from ml.dashboard.page import Page, chart, head, nothing, section, tiles
+from ml.dashboard.page import Page, chart, choose_one, choose_some, head, nothing, section, tiles
 from ml.dashboard.queries import Filters
 from ml.words import MISSING, number
 
@@ -19,11 +19,9 @@ MONTHS = list(range(1, 13))
 
 def render(page: Page) -> None:
     head("Predictions", f"{page.contract.title}: what was said, and what was paid.")
-    versions = page.snapshot.rows(queries.SCORED_VERSIONS)
-    if not versions:
-        nothing("Nothing has been scored yet.", f"Type: housing score --dataset {page.contract.name} --month YYYY-MM")
+    filters = choose(page)
+    if filters is None:
         return
-    filters = choose(page, [v["model_version"] for v in versions])
     _figures(page, filters)
     left, right = st.columns(2) if page.dated else (None, st.container())
     if left:
@@ -34,41 +32,35 @@ def render(page: Page) -> None:
     _table(page, filters)
 
 
-def choose(page: Page, versions: list[str]) -> Filters:
-    """The filters, in one row; their values stand in the address, so that a view can be sent to somebody."""
+def choose(page: Page) -> Filters | None:
+    """The filters, in one row; their values stand in the address, so that a view can be sent to somebody.
+
+    None, and words that say what to do, where nothing was scored.
+    """
     ask = page.snapshot.rows
-    version, year, month = versions[0], None, None
+    versions = [r["model_version"] for r in ask(queries.SCORED_VERSIONS)]
+    if not versions:
+        nothing("Nothing has been scored yet.", f"Type: housing score --dataset {page.contract.name} --month YYYY-MM")
+        return None
+    year = month = None
     with st.container(horizontal=True, key="filters"):
-        if len(versions) > 1:
-            version = _select("Model", "version", versions, everything=None) or version
+        version = choose_one("Model", "version", versions, first=versions[0])
         scored = page.snapshot.prepare(f"scored {version}", queries.SCORED, version=version)
         if page.dated:
             years = [r["year"] for r in ask(queries.years(scored))]
-            year = _select("Year", "year", years, everything="all years")
-            month = _select("Month", "month", MONTHS, everything="all months", names=calendar.month_name)
+            year = choose_some("Year", "year", years, all_of="all years")
+            month = choose_some(
+                "Month", "month", MONTHS, all_of="all months", names=dict(enumerate(calendar.month_name))
+            )
         areas = [r["area"] for r in ask(queries.areas(scored))]
-        area = _select(_words(page.contract.area), "area", areas, everything="all")
+        area = choose_some(_words(page.contract.area), "area", areas)
         localities = [r["locality"] for r in ask(queries.localities(scored), area=area)]
         locality = None
         if page.contract.locality != page.contract.area:
-            locality = _select(_words(page.contract.locality), "locality", localities, everything="all")
+            locality = choose_some(_words(page.contract.locality), "locality", localities)
         grades = [r["grade"] for r in ask(queries.grades(scored))]
-        grade = _select("Grade", "grade", grades, everything="all", tip="How sure the model is: A (surest) to D.")
+        grade = choose_some("Grade", "grade", grades, tip="How sure the model is: A (surest) to D.")
     return Filters(scored, year, month, area, locality, grade)
-
-
-def _select(label, key, options, *, everything, names=None, tip=None):
-    """A select box; its first option, ``everything``, gives None. What is no longer offered falls back to it."""
-    choices = [None, *options] if everything is not None else list(options)
-    if st.session_state.get(key) not in choices:
-        st.session_state.pop(key, None)
-
-    def named(option):
-        if option is None:
-            return everything
-        return names[option] if names else str(option)
-
-    return st.selectbox(label, choices, key=key, format_func=named, help=tip, bind="query-params", width=162)
 
 
 def _words(column: str) -> str:
@@ -123,7 +115,7 @@ def _table(page: Page, filters: Filters) -> None:
     section("Homes")
     currency = page.contract.currency
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        order = _select("Order", "order", list(queries.ORDERS), everything=None)
+        order = choose_one("Order", "order", list(queries.ORDERS), first="newest")
         st.download_button(
             "Download all as CSV",
             data=lambda: _csv(page, filters, order),
