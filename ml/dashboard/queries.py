@@ -339,7 +339,7 @@ def centres(filters: Filters) -> str:
     """Where the names of the largest areas stand."""
     return f"""
     select area, median(latitude) as latitude, median(longitude) as longitude, count(*) as n
-    from {filters.scored} where area is not null group by area order by n desc limit 30
+    from {filters.scored} where area is not null group by area order by n desc limit 16
     """
 
 
