@@ -45,11 +45,12 @@ select max(scored_at) as scored_at, max(month) as month, count(*) as scored
 from predictions.predictions where model_version = $version and kind = 'model' and split <> 'eval'
 """
 
+#: The newest verdict of each check that could be given, whichever champion served the month; the worst first.
 CHECKS = """
-select check_name, month, value, lower_limit, upper_limit, n, status, severity, since from monitoring.checks
-where model_version = $version
-qualify row_number() over (partition by check_name order by month desc) = 1
-order by array_position(['fail', 'warn', 'insufficient_data', 'pass'], status), check_name
+select check_name, model_version, month, value, lower_limit, upper_limit, n, status, severity, since
+from monitoring.checks
+qualify row_number() over (partition by check_name order by status = 'insufficient_data', month desc) = 1
+order by array_position(['fail', 'warn', 'insufficient_data', 'pass'], status), severity, check_name
 """
 #: The same from the tables that judge themselves, for snapshots without ``monitoring.checks``: the newest month.
 CHECKS_WITHOUT_TABLE = """
@@ -100,7 +101,42 @@ select moved_at as at, alias, model_version, previous_version, actor, reason fro
 order by moved_at desc limit 50
 """
 DECISIONS = """
-select * from monitoring.retrain_decisions order by month desc, model_version desc limit 50
+select month, model_version, decision, reasons, n, mdape_pct, new_labels, months_since_training
+from monitoring.retrain_decisions order by month desc, model_version desc limit 60
+"""
+#: First month that each champion served, from the second champion on.
+CHANGES = """
+with months as (
+    select month, model_version, lag(model_version) over (order by month) as before from monitoring.served_months
+)
+select month, model_version, before from months where model_version <> before order by month
+"""
+#: The error of each month's own champion, and what one would have said without it; ``report_queries.SERIES`` is the
+#: same of one version.
+SERVED_SERIES = """
+with served as (
+    select month, model_version, mdape_pct from monitoring.served_months where mdape_pct is not null
+),
+first_served as (
+    select arg_min(model_version, month) as model_version, min(month) as month from served
+),
+baselines as (
+    select month, model_version, mdape_pct, n from monitoring.accuracy_by_month
+    where population = 'valid' and kind = 'baseline' and mdape_pct is not null
+)
+select month, 'model' as series, mdape_pct, 'served' as split from served
+union all
+select a.month, 'model', a.mdape_pct, 'eval'
+from monitoring.accuracy_by_month as a
+inner join first_served as f on a.model_version = f.model_version and a.month < f.month
+where a.population = 'valid' and a.split = 'eval' and a.mdape_pct is not null
+union all
+select s.month, 'linear', b.mdape_pct, null
+from served as s inner join baselines as b on s.month = b.month and b.model_version = 'linear_' || s.model_version
+union all
+select month, model_version, arg_max(mdape_pct, n), null
+from baselines where model_version in ('persistence', 'last_year') group by month, model_version
+order by series, month
 """
 
 #: Versions with something to show on the page of predictions, the champion first, then the newest.
@@ -112,16 +148,24 @@ where exists (
 )
 order by v.status = 'champion' desc, v.created_at desc
 """
-#: One row for each scored home of a version, with its price and range: every question of the page is about these.
+#: SCORED of what holds now for each home, whichever version said it.
+CURRENT = """
+select observation_id, month, area, locality, predicted_price, model_version from predictions.current_predictions
+"""
+OF_VERSION = """
+select observation_id, month, area, locality, predicted_price, model_version from predictions.predictions
+where model_version = $version and kind = 'model' and split <> 'eval'
+"""
+#: One row for each scored home, with its price and range: every question of the page is about these.
 SCORED = """
 select p.observation_id, p.month, p.area, p.locality, p.predicted_price, m.actual_price, m.error, m.pct_error, m.ratio,
-    coalesce(m.is_price_valid and m.ratio is not null, false) as is_measured, i.lower_80, i.upper_80, i.grade
-from predictions.predictions as p
+    coalesce(m.is_price_valid and m.ratio is not null, false) as is_measured, i.lower_80, i.upper_80, i.grade,
+    p.model_version
+from ({predictions}) as p
 left join predictions.predictions_matched as m
-    on p.observation_id = m.observation_id and m.model_version = $version
+    on p.observation_id = m.observation_id and p.model_version = m.model_version
 left join predictions.prediction_intervals as i
-    on p.observation_id = i.observation_id and i.model_version = $version
-where p.model_version = $version and p.kind = 'model' and p.split <> 'eval'
+    on p.observation_id = i.observation_id and p.model_version = i.model_version
 """
 
 
@@ -239,7 +283,8 @@ def homes(filters: Filters, order: str, rows: int | None) -> str:
     """Predictions with price, range and grade; ``rows`` None is all of them."""
     limit = f"limit {rows}" if rows else ""
     return f"""
-    select observation_id, month, area, locality, predicted_price, actual_price, pct_error, lower_80, upper_80, grade
+    select observation_id, month, area, locality, predicted_price, actual_price, pct_error, lower_80, upper_80, grade,
+        model_version
     from {filters.scored} where {filters.everything} order by {ORDERS[order]} {limit}
     """
 
@@ -286,20 +331,17 @@ where r.model_version = $version and r.split = $split and r.population = 'valid'
 order by array_position(['fail', 'warn', 'pass', 'insufficient_data'], r.status), r.n desc, area
 limit 60
 """
-#: The features that drifted most by a measure, and their months.
+#: The features that drifted, then those that are farthest by a measure, and their months.
 DRIFT = """
 with drift as (
     select feature, month, {measure} as value, n, status from monitoring.feature_drift where model_version = $version
 ),
 worst as (
-    select feature, max(value) as most from drift group by feature order by most desc nulls last, feature limit 24
+    select feature, max(value) as most, bool_or(status in ('warn', 'fail')) as drifted from drift
+    group by feature order by drifted desc, most desc nulls last, feature limit 24
 )
 select drift.* from drift inner join worst on drift.feature = worst.feature
-order by worst.most desc, drift.feature, drift.month
-"""
-PREDICTION_DRIFT = """
-select feature, month, {measure} as value, n, status from monitoring.prediction_drift
-where model_version = $version order by feature, month
+order by worst.drifted desc, worst.most desc nulls last, drift.feature, drift.month
 """
 ERROR_ESTIMATES = """
 select month, estimated_mdape_pct as mdape_pct from monitoring.error_estimates
@@ -402,4 +444,14 @@ where population = 'valid' and split = $split
     and model_version in ($version, 'linear_' || $version, 'median_' || $version, 'persistence', 'last_year')
 order by kind desc, mdape_pct
 """
-COMPARISONS = "select * from monitoring.challenger_comparisons order by all desc limit 20"
+COMPARISONS = """
+select challenger, champion, stage, n, challenger_mape_pct, champion_mape_pct, error_reduction_pct, reduction_lower_pct,
+    reduction_upper_pct, verdict, reason
+from monitoring.challenger_comparisons
+"""
+PREDICTION_DRIFT_NEWEST = """
+select feature, month, psi, ks, wasserstein, n, status from monitoring.prediction_drift
+where model_version = $version
+qualify row_number() over (partition by feature order by status = 'insufficient_data', month desc) = 1
+order by feature
+"""

@@ -122,10 +122,23 @@ def _aliases(page: Page) -> None:
     columns += [Column("previous_version", "From"), Column("actor", "Who"), Column("reason", "Why")]
     table(moves, columns, label="Moves of the aliases")
     if page.snapshot.has("monitoring.challenger_comparisons"):
-        found = page.snapshot.ask(queries.COMPARISONS)
-        if found.num_rows:
-            section("Challenger against champion")
-            st.dataframe(found, hide_index=True, alt="Comparisons of challenger and champion")
+        _comparison(page)
+
+
+def _comparison(page: Page) -> None:
+    section("Challenger against champion", "On the newest homes that neither learned from; mean absolute error, %.")
+    rows = page.snapshot.rows(queries.COMPARISONS)
+    if not rows:
+        nothing("There is no challenger now.", "The next version that passes its gate becomes one.")
+        return
+    columns = [Column("challenger", "Challenger"), Column("champion", "Champion"), Column("n", "n", 0)]
+    columns += [Column("challenger_mape_pct", "Challenger's", 2), Column("champion_mape_pct", "Champion's", 2)]
+    columns += [
+        Column("error_reduction_pct", "Less error, %", 1),
+        Column("verdict", "Verdict"),
+        Column("reason", "Why"),
+    ]
+    table(rows, columns, label="Comparison of challenger and champion")
 
 
 def _lineage(page: Page) -> None:

@@ -8,11 +8,17 @@ from ml import report_queries
 from ml.dashboard import charts, queries
 from ml.dashboard.page import Column, Page, chart, choose_one, head, month_label, nothing, section, table
 from ml.dashboard.snapshot import Row
-from ml.dashboard.views.overview import limits
+from ml.dashboard.views.overview import changes, decisions, error_series, limits
 from ml.words import feature_label, number
 
 #: Measures of drift by the words on the page.
 DRIFTS = {"PSI": "psi", "Jensen-Shannon": "js", "Kolmogorov-Smirnov": "ks", "Wasserstein": "wasserstein"}
+
+WHOLE = {
+    "prediction": "Predictions, against those of the training window",
+    "residual": "Errors, against those of the evaluation",
+    "target": "Prices, against those of the training window",
+}
 
 
 def render(page: Page) -> None:
@@ -34,36 +40,14 @@ def render(page: Page) -> None:
 
 
 def _errors(page: Page, version: str) -> None:
-    section("Error by month", "Median absolute error; the baselines need no model. Triangles are promotions.")
-    series = page.snapshot.rows(report_queries.SERIES, version=version)
+    section("Error by month", "Median absolute error; the baselines need no model.")
+    series = error_series(page, version)
     if page.snapshot.has("monitoring.error_estimates", "estimated_mdape_pct"):
         estimates = page.snapshot.rows(queries.ERROR_ESTIMATES, version=version)
         series += [r | {"series": "estimate", "split": None} for r in estimates]
-    moves = [
-        {"month": m["at"], "text": f"{m['alias']} {m['model_version']}: {m['reason']}"}
-        for m in page.snapshot.rows(queries.MOVES)
-    ]
     warn, fail = limits(page, "mdape_pct")
-    figure = charts.accuracy_over_time(
-        series, warn=warn, fail=fail, moves=_within(moves, series), decisions=_decisions(page, version)
-    )
+    figure = charts.accuracy_over_time(series, warn=warn, fail=fail, moves=changes(page), decisions=decisions(page))
     chart(figure, key="errors", alt="Line chart: median absolute error by month, model against baselines")
-
-
-def _within(events: list[Row], series: list[Row]) -> list[Row]:
-    """Events of the months drawn: a backtest is promoted years after the months it is measured on."""
-    months = [r["month"] for r in series]
-    return [e for e in events if months and min(months) <= e["month"].date() <= max(months)]
-
-
-def _decisions(page: Page, version: str) -> list[Row]:
-    if not page.snapshot.has("monitoring.retrain_decisions", "month", "decision"):
-        return []
-    return [
-        {"month": r["month"], "text": f"{r['decision']}: {'; '.join(r.get('reasons') or [])}"}
-        for r in page.snapshot.rows(queries.DECISIONS)
-        if r["model_version"] == version
-    ]
 
 
 def _coverage(page: Page, version: str) -> None:
@@ -152,3 +136,11 @@ def _drift(page: Page, version: str) -> None:
         if bad
         else "All that is shown is within its limits."
     )
+    whole = page.snapshot.rows(queries.PREDICTION_DRIFT_NEWEST, version=version)
+    if whole:
+        columns = [Column("status", "Verdict"), Column("name", "What is compared"), Column("month", "Month")]
+        columns += [Column("psi", "PSI", 3), Column("ks", "KS", 3), Column("wasserstein", "Wasserstein", 3)]
+        columns += [Column("n", "n", 0)]
+        table(
+            [r | {"name": WHOLE.get(r["feature"], r["feature"])} for r in whole], columns, label="Drift of the output"
+        )

@@ -17,7 +17,16 @@ CHECKS = {
     "prb": "PRB: change per doubling of value",
     "mki": "MKI: inequality of prices kept",
     "coverage_80_pct": "Prices within their 80 % range, %",
-    "reconciliation": "Rows unaccounted for",
+    "interval_coverage_80": "80 % range: distance from 80 % beyond chance",
+    "error_increase_pct": "Error beyond that of the evaluation, %",
+    "level_error_pct": "Level: distance from 1 beyond chance, %",
+    "unpriced_pct": "Homes without a prediction, %",
+    "feature_drift": "Inputs that drifted, % of the features",
+    "prediction_drift": "Drift of the predictions",
+    "residual_drift": "Drift of the errors",
+    "target_drift": "Drift of the prices",
+    "estimated_mdape_pct": "Error as estimated before prices are known, %",
+    "unreconciled_rows": "Rows unaccounted for",
 }
 
 
@@ -110,9 +119,8 @@ def _figures(page: Page, checks: list[Row]) -> None:
 
 def _errors(page: Page) -> None:
     assert page.champion
-    series = page.snapshot.rows(report_queries.SERIES, version=page.champion["model_version"])
-    # far from all others; Monitoring shows it
-    series = [r for r in series if r["series"] != "last_year"]
+    # the price a year ago is far from all others; Monitoring shows it
+    series = [r for r in error_series(page, page.champion["model_version"]) if r["series"] != "last_year"]
     section(
         "Error by month", "Median absolute error of the model, and of what one would say without it: lower is better."
     )
@@ -121,10 +129,46 @@ def _errors(page: Page) -> None:
         return
     warn, fail = limits(page, "mdape_pct")
     chart(
-        charts.accuracy_over_time(series, warn=warn, fail=fail),
+        charts.accuracy_over_time(series, warn=warn, fail=fail, moves=changes(page), decisions=decisions(page)),
         key="overview_errors",
         alt="Line chart: median absolute error by month, model against baselines",
     )
+
+
+def error_series(page: Page, version: str) -> list[Row]:
+    """Error by month: of each month's own champion for the present one, else of the version."""
+    is_champion = page.champion is not None and page.champion["model_version"] == version
+    if is_champion and page.snapshot.has("monitoring.served_months"):
+        served = page.snapshot.rows(queries.SERVED_SERIES)
+        if any(r["series"] == "model" for r in served):
+            return served
+    return page.snapshot.rows(report_queries.SERIES, version=version)
+
+
+def changes(page: Page) -> list[Row]:
+    """Months from which another champion served."""
+    if not page.snapshot.has("monitoring.served_months"):
+        return []
+    return [
+        {"month": r["month"], "text": f"{r['model_version']} serves instead of {r['before']}"}
+        for r in page.snapshot.rows(queries.CHANGES)
+    ]
+
+
+def decisions(page: Page) -> list[Row]:
+    """Months whose evidence asked for something to be done."""
+    if not page.snapshot.has("monitoring.retrain_decisions", "months_since_training"):
+        return []
+    return [
+        r | {"text": f"{r['model_version']}: {_said(r)}"}
+        for r in page.snapshot.rows(queries.DECISIONS)
+        if r["decision"] in {"retrain", "needs_human"}
+    ]
+
+
+def _said(decision: Row) -> str:
+    words = ", ".join(decision["reasons"] or []).replace("_", " ")
+    return decision["decision"].replace("_", " ") + (f" ({words})" if words else "")
 
 
 def limits(page: Page, metric: str) -> tuple[float | None, float | None]:
@@ -134,8 +178,7 @@ def limits(page: Page, metric: str) -> tuple[float | None, float | None]:
 
 
 def _table(page: Page, checks: list[Row]) -> None:
-    when = next((f" of {month_label(c['month'])}" for c in checks if c["month"] and page.dated), "")
-    section("Checks", f"The newest verdicts{when}, worst first. Limits stand in monitoring.monitoring_thresholds.")
+    section("Checks", "The newest verdict of each, worst first. Limits stand in monitoring.monitoring_thresholds.")
     if not page.snapshot.has("monitoring.checks"):
         st_note = "This snapshot has no monitoring.checks yet; shown is what the tables say of themselves."
         nothing(st_note, f"The next `housing run --dataset {page.contract.name}` writes it.")
@@ -150,12 +193,15 @@ def _table(page: Page, checks: list[Row]) -> None:
         Column("upper_limit", "At most", 2),
         Column("n", "n", 0),
     ]
+    if page.dated:
+        columns.insert(2, Column("month", "Month"))
     if any(c["since"] for c in checks):
         columns.append(Column("since", "Since"))
     table(checks, columns, label="Checks of the champion")
 
 
 def _lately(page: Page) -> None:
+    _decision(page)
     section("What happened lately")
     moves = page.snapshot.rows(queries.MOVES)[:8]
     if moves:
@@ -164,3 +210,18 @@ def _lately(page: Page) -> None:
         table(moves, columns, label="Moves of the aliases")
     else:
         nothing("No alias has moved yet.", "A version becomes champion when it passes its gate.")
+
+
+def _decision(page: Page) -> None:
+    if not page.snapshot.has("monitoring.retrain_decisions", "months_since_training"):
+        return
+    rows = page.snapshot.rows(queries.DECISIONS)[:6]
+    if not rows:
+        return
+    section(
+        "Should it be trained again?", "One decision a month, from what was known then; retrain is acted upon once."
+    )
+    columns = [Column("month", "Month"), Column("model_version", "Version"), Column("said", "Decision")]
+    columns += [Column("mdape_pct", "Median error, %", 2), Column("new_labels", "New prices", 0)]
+    columns += [Column("months_since_training", "Months since training", 0)]
+    table([r | {"said": _said(r)} for r in rows], columns, label="Decisions on training again")

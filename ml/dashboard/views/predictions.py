@@ -14,6 +14,7 @@ from ml.words import MISSING, number
 
 DOTS = 1_500
 TABLE_ROWS = 500
+NOW = "what holds now"
 MONTHS = list(range(1, 13))
 
 
@@ -44,8 +45,7 @@ def choose(page: Page) -> Filters | None:
         return None
     year = month = None
     with st.container(horizontal=True, key="filters"):
-        version = choose_one("Model", "version", versions, first=versions[0])
-        scored = page.snapshot.prepare(f"scored {version}", queries.SCORED, version=version)
+        scored = _scored(page, versions)
         if page.dated:
             years = [r["year"] for r in ask(queries.years(scored))]
             year = choose_some("Year", "year", years, all_of="all years")
@@ -61,6 +61,15 @@ def choose(page: Page) -> Filters | None:
         grades = [r["grade"] for r in ask(queries.grades(scored))]
         grade = choose_some("Grade", "grade", grades, tip="How sure the model is: A (surest) to D.")
     return Filters(scored, year, month, area, locality, grade)
+
+
+def _scored(page: Page, versions: list[str]) -> str:
+    """The table of one version, or of what holds now for each home where several versions scored."""
+    if len(versions) > 1 and page.snapshot.has("predictions.current_predictions"):
+        versions = [NOW, *versions]
+    version = choose_one("Model", "version", versions, first=versions[0])
+    source = queries.CURRENT if version == NOW else queries.OF_VERSION
+    return page.snapshot.prepare(f"scored {version}", queries.SCORED.format(predictions=source), version=version)
 
 
 def _words(column: str) -> str:
@@ -141,6 +150,7 @@ def _table(page: Page, filters: Filters) -> None:
             "lower_80": st.column_config.NumberColumn("80 % range from", format=price, step=1),
             "upper_80": st.column_config.NumberColumn("to", format=price, step=1),
             "grade": "Grade",
+            "model_version": "Model",
         },
         alt="Predictions with price paid, error, range and grade",
     )
