@@ -21,10 +21,12 @@ from ml.settings import Settings
 
 CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
 
+#: The first figures or words of a page, below its title.
+FIRST = ".h-tile, .h-banner, .h-table, [data-testid=stAlert], [data-testid=stSelectbox], [data-testid=stPlotlyChart]"
 #: The page stands still: no script runs, nothing is greyed out, no chart is still to be drawn.
 SETTLED = """
 () => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState === 'notRunning'
-    && document.querySelector('h1') && !document.querySelector('[data-stale="true"]')
+    && document.querySelector('h1, .h-banner') && !document.querySelector('[data-stale="true"]')
     && !document.querySelector('[data-testid="stSkeleton"]')
     && [...document.querySelectorAll('.js-plotly-plot')].every(p => p.querySelector('.main-svg'))
 """
@@ -103,15 +105,16 @@ class Visit:
         self.page.on("request", self._watch)
 
     def _watch(self, request: Request) -> None:
-        if not request.url.startswith((self.dashboard.url(), "data:", "blob:", f"ws://127.0.0.1:{self.dashboard.port}")):
+        if not request.url.startswith(
+            (self.dashboard.url(), "data:", "blob:", f"ws://127.0.0.1:{self.dashboard.port}")
+        ):
             self.elsewhere.append(request.url)
 
     def open(self, path: str = "") -> float:
         """Open a page; returns seconds until its first figures or words are painted."""
         started = time.perf_counter()
         self.page.goto(self.dashboard.url(path), wait_until="commit")
-        self.page.wait_for_selector("h1, .h-banner", timeout=60_000)
-        self.page.wait_for_selector(".h-tile, .h-banner, [data-testid=stAlert]", timeout=60_000)
+        self.page.wait_for_selector(f":is({FIRST}) >> visible=true", timeout=60_000)
         painted = time.perf_counter() - started
         self.settle()
         return painted
@@ -127,11 +130,15 @@ class Visit:
         """Choose in a select box; returns seconds from the click until the page stands still again."""
         box = self.page.get_by_role("combobox", name=label)
         box.click()
+        # a long list draws only what is in view
+        box.press_sequentially(option)
         choice = self.page.get_by_role("option", name=option, exact=True)
         choice.wait_for()
-        self.page.evaluate("() => { window.ran = false; new MutationObserver((_, o) => { window.ran = true; "
-                           "o.disconnect(); }).observe(document.querySelector('[data-testid=stApp]'), "
-                           "{attributes: true, attributeFilter: ['data-test-script-state']}); }")
+        self.page.evaluate(
+            "() => { window.ran = false; new MutationObserver((_, o) => { window.ran = true; "
+            "o.disconnect(); }).observe(document.querySelector('[data-testid=stApp]'), "
+            "{attributes: true, attributeFilter: ['data-test-script-state']}); }"
+        )
         started = time.perf_counter()
         choice.click()
         self.page.wait_for_function("() => window.ran")
