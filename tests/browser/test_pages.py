@@ -93,7 +93,7 @@ def test_each_filter_changes_the_figures_to_what_sql_says(visit: Visit, dashboar
         inner join predictions.prediction_intervals as i
             on m.observation_id = i.observation_id and m.model_version = i.model_version
         where m.model_version = 'v1' and m.is_price_valid and year(m.month) = 2023 and i.grade = 'A'
-        group by all order by count(*) desc, all limit 1
+        group by all order by count(*) desc, m.area, m.locality limit 1
         """,
     )
     visit.open("predictions")
