@@ -9,7 +9,7 @@ from ml.contract import Contract, available, load
 from ml.dashboard import queries
 from ml.dashboard.page import ICON, STYLE, Options, Page, age_label, banner, time_label
 from ml.dashboard.snapshot import SnapshotError, Snapshots, published_datasets
-from ml.dashboard.views import data, map, model, monitoring, overview, predictions
+from ml.dashboard.views import data, map, model, monitoring, overview, predictions, what_if
 from ml.settings import Settings
 
 VIEWS = {
@@ -17,6 +17,7 @@ VIEWS = {
     "Predictions": (":material/sell:", predictions),
     "Map": (":material/map:", map),
     "Monitoring": (":material/monitoring:", monitoring),
+    "What if": (":material/calculate:", what_if),
     "Data": (":material/database:", data),
     "Model": (":material/account_tree:", model),
 }
@@ -35,11 +36,12 @@ def contract(dataset: str) -> Contract:
 def main() -> None:
     st.set_page_config(page_title="housing", page_icon=ICON, layout="wide")
     st.html(STYLE)
-    pages = {
-        title: st.Page(lambda: None, title=title, icon=icon, url_path=title.lower(), default=title == "Overview")
-        for title, (icon, _) in VIEWS.items()
-    }
-    chosen = st.navigation(list(pages.values()))
+    chosen = st.navigation(
+        [
+            st.Page(lambda: None, title=title, icon=icon, url_path=path(title), default=title == "Overview")
+            for title, (icon, _) in VIEWS.items()
+        ]
+    )
     settings = dataset()
     try:
         page = opened(settings)
@@ -53,6 +55,10 @@ def main() -> None:
             f"{str(error).splitlines()[0]}. It was published by another version; type: "
             f"housing run --force --dataset {settings.dataset}",
         )
+
+
+def path(title: str) -> str:
+    return title.lower().replace(" ", "-")
 
 
 def dataset() -> Settings:

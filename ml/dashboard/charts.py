@@ -333,9 +333,20 @@ def drift(rows: Rows, *, measure: str) -> Figure:
                 # one hue, light to dark: read the same by all eyes
                 "colorscale": [[0, "#f3f7fa"], [0.25, "#bcd9ec"], [0.6, "#4795c9"], [1, "#003f66"]],
                 "zmin": 0,
+                # what is farther is as dark: one feature would take the colour from all others
+                "zmax": {"excess": 2, "wasserstein": 2}.get(measure, 0.5),
                 "xgap": 1,
                 "ygap": 1,
-                "colorbar": {"title": {"text": measure, "side": "top"}, "thickness": 12, "len": 0.6},
+                "colorbar": {
+                    "title": {"text": "of its limit" if measure == "excess" else measure, "side": "top"},
+                    "orientation": "h",
+                    "thickness": 10,
+                    "len": 0.5,
+                    "x": 1,
+                    "xanchor": "right",
+                    "y": 1.0,
+                    "yanchor": "bottom",
+                },
                 "hovertemplate": f"%{{y}}<br>%{{x|%b %Y}}: {measure} %{{z:.3f}}<br>n %{{customdata[0]:,}}, "
                 "%{customdata[1]}<extra></extra>",
             }
@@ -410,4 +421,49 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
     # a degree of longitude is shorter than one of latitude
     figure["layout"]["yaxis"] |= {"visible": False, "scaleanchor": "x", "scaleratio": 1 / cos(radians(middle))}
     figure["layout"] |= {"hovermode": "closest", "plot_bgcolor": "#f6f8f9"}
+    return figure
+
+
+def waterfall(rows: Rows, *, currency: str) -> Figure:
+    """From the price level to the price: amounts of features by size, rows have label, amount and kind.
+
+    ``kind`` is base, up, down or price.
+    """
+    colours = {"base": GREY, "up": VERMILION, "down": BLUE, "price": INK}
+    names = [r["label"] for r in rows]
+    figure = _figure(
+        [
+            {
+                "type": "bar",
+                "orientation": "h",
+                "base": [r["start"] for r in rows],
+                "x": [r["amount"] for r in rows],
+                "y": list(range(len(rows))),
+                "customdata": names,
+                "text": [f"{r['amount']:+,.0f}" if r["kind"] in {"up", "down"} else "" for r in rows],
+                "textposition": "auto",
+                "insidetextanchor": "middle",
+                "marker": {"color": [colours[r["kind"]] for r in rows]},
+                "width": 0.5,
+                "hovertemplate": f"%{{customdata}} %{{text}} {currency}<extra></extra>",
+            }
+        ],
+        y="",
+        height=60 + 40 * len(rows),
+    )
+    ends = [end for r in rows for end in (r["start"], r["start"] + r["amount"]) if end > 0]
+    span = max(ends) - min(ends) or max(ends)
+    # bars of whole prices would press the amounts flat if the axis began with 0
+    low = max(0, min(ends) - 0.35 * span)
+    figure["layout"]["annotations"] = [
+        _note(low, r["label"], y=i - 0.3, yref="y", anchor="left") | {"font": {"size": 12, "color": INK}}
+        for i, r in enumerate(rows)
+    ]
+    figure["layout"]["yaxis"] |= {"visible": False, "range": [len(rows) - 0.4, -0.9]}
+    figure["layout"]["xaxis"] |= {
+        "range": [low, max(ends) + 0.08 * span],
+        "tickformat": "~s",
+        "title": _title(currency),
+    }
+    figure["layout"] |= {"hovermode": "closest", "margin": {"l": 8, "r": 8, "t": 4, "b": 8}}
     return figure

@@ -45,12 +45,22 @@ select max(scored_at) as scored_at, max(month) as month, count(*) as scored
 from predictions.predictions where model_version = $version and kind = 'model' and split <> 'eval'
 """
 
-#: The newest verdict of each check that could be given, whichever champion served the month; the worst first.
-CHECKS = """
-select check_name, model_version, month, value, lower_limit, upper_limit, n, status, severity, since
-from monitoring.checks
-qualify row_number() over (partition by check_name order by status = 'insufficient_data', month desc) = 1
-order by array_position(['fail', 'warn', 'insufficient_data', 'pass'], status), severity, check_name
+#: One version a month: the present champion, else the newest that was one. After a promotion both have scored.
+_SERVED = """
+served as (
+    select s.* from monitoring.served_months as s
+    inner join training.model_versions as v on s.model_version = v.model_version
+    qualify row_number() over (partition by s.month order by v.status = 'champion' desc, v.created_at desc) = 1
+)
+"""
+#: The newest verdict of each check that could be given; the worst first.
+CHECKS = f"""
+with {_SERVED}
+select c.check_name, c.model_version, c.month, c.value, c.lower_limit, c.upper_limit, c.n, c.status, c.severity, c.since
+from monitoring.checks as c
+inner join served on c.model_version = served.model_version and c.month = served.month
+qualify row_number() over (partition by c.check_name order by c.status = 'insufficient_data', c.month desc) = 1
+order by array_position(['fail', 'warn', 'insufficient_data', 'pass'], c.status), c.severity, c.check_name
 """
 #: The same from the tables that judge themselves, for snapshots without ``monitoring.checks``: the newest month.
 CHECKS_WITHOUT_TABLE = """
@@ -100,23 +110,25 @@ MOVES = """
 select moved_at as at, alias, model_version, previous_version, actor, reason from training.model_aliases
 order by moved_at desc limit 50
 """
-DECISIONS = """
-select month, model_version, decision, reasons, n, mdape_pct, new_labels, months_since_training
-from monitoring.retrain_decisions order by month desc, model_version desc limit 60
+DECISIONS = f"""
+with {_SERVED}
+select d.month, d.model_version, d.decision, d.reasons, d.n, d.mdape_pct, d.new_labels, d.months_since_training
+from monitoring.retrain_decisions as d
+inner join served on d.model_version = served.model_version and d.month = served.month
+order by d.month desc limit 60
 """
 #: First month that each champion served, from the second champion on.
-CHANGES = """
-with months as (
-    select month, model_version, lag(model_version) over (order by month) as before from monitoring.served_months
+CHANGES = f"""
+with {_SERVED},
+months as (
+    select month, model_version, lag(model_version) over (order by month) as before from served
 )
 select month, model_version, before from months where model_version <> before order by month
 """
 #: The error of each month's own champion, and what one would have said without it; ``report_queries.SERIES`` is the
 #: same of one version.
-SERVED_SERIES = """
-with served as (
-    select month, model_version, mdape_pct from monitoring.served_months where mdape_pct is not null
-),
+SERVED_SERIES = f"""
+with {_SERVED},
 first_served as (
     select arg_min(model_version, month) as model_version, min(month) as month from served
 ),
@@ -124,7 +136,7 @@ baselines as (
     select month, model_version, mdape_pct, n from monitoring.accuracy_by_month
     where population = 'valid' and kind = 'baseline' and mdape_pct is not null
 )
-select month, 'model' as series, mdape_pct, 'served' as split from served
+select month, 'model' as series, mdape_pct, 'served' as split from served where mdape_pct is not null
 union all
 select a.month, 'model', a.mdape_pct, 'eval'
 from monitoring.accuracy_by_month as a
@@ -454,4 +466,11 @@ select feature, month, psi, ks, wasserstein, n, status from monitoring.predictio
 where model_version = $version
 qualify row_number() over (partition by feature order by status = 'insufficient_data', month desc) = 1
 order by feature
+"""
+
+#: Rank of each feature of the champion in the newest month.
+RANKS = """
+select feature, importance_rank as "rank" from monitoring.feature_importance_by_month
+where model_version in (select model_version from training.model_versions where status = 'champion')
+qualify month = max(month) over ()
 """

@@ -102,14 +102,12 @@ class Snapshot:
 
     def ask(self, sql: str, **parameters: object) -> pa.Table:
         """Answer of one query; ``parameters`` may be more than the query names."""
-        named = set(re.findall(r"\$(\w+)", sql))
-        used = {name: value for name, value in parameters.items() if name in named}
-        key = (sql, repr(used))
+        key = (sql, repr(parameters))
         with self._lock:
             if key in self._answers:
                 self._answers.move_to_end(key)
                 return self._answers[key]
-        answer = self._run(sql, used)
+        answer = self._run(sql, parameters)
         if answer.num_rows <= MOST_ROWS:
             with self._lock:
                 self._answers[key] = answer
@@ -136,9 +134,11 @@ class Snapshot:
         return name
 
     def _run(self, sql: str, parameters: Row) -> pa.Table:
+        named = set(re.findall(r"\$(\w+)", sql))
+        used = {name: value for name, value in parameters.items() if name in named}
         with self._connection.cursor() as cursor:
             cursor.execute(f"use {quoted(self.dataset)}")
-            return cursor.execute(sql, parameters).to_arrow_table()
+            return cursor.execute(sql, used).to_arrow_table()
 
     @property
     def age_days(self) -> float:

@@ -12,7 +12,13 @@ from ml.dashboard.views.overview import changes, decisions, error_series, limits
 from ml.words import feature_label, number
 
 #: Measures of drift by the words on the page.
-DRIFTS = {"PSI": "psi", "Jensen-Shannon": "js", "Kolmogorov-Smirnov": "ks", "Wasserstein": "wasserstein"}
+DRIFTS = {
+    "of its limit": "excess",
+    "PSI": "psi",
+    "Jensen-Shannon": "js",
+    "Kolmogorov-Smirnov": "ks",
+    "Wasserstein": "wasserstein",
+}
 
 WHOLE = {
     "prediction": "Predictions, against those of the training window",
@@ -112,7 +118,9 @@ def _band(page: Page, metric: str) -> Row:
 
 
 def _drift(page: Page, version: str) -> None:
-    section("Drift of the inputs", "How far a month's features are from those the model learned from; dark is far.")
+    section(
+        "Drift of the inputs", "How far each month's features are from those the model learned from; ▲ warns, ✕ fails."
+    )
     known = {name: c for name, c in DRIFTS.items() if page.snapshot.has("monitoring.feature_drift", c)}
     if not known:
         nothing(
@@ -127,7 +135,7 @@ def _drift(page: Page, version: str) -> None:
         nothing("No month has been compared yet.", "Drift is measured for every month that is scored.")
         return
     labelled = [r | {"label": feature_label(page.contract, r["feature"])} for r in rows]
-    chart(charts.drift(labelled, measure=measure or "PSI"), key="drift", alt="Heat map: drift by feature and month")
+    chart(charts.drift(labelled, measure=column), key="drift", alt="Heat map: drift by feature and month")
     bad = [r for r in labelled if r["status"] in {"warn", "fail"}]
     newest = max(r["month"] for r in rows)
     now = [r for r in bad if r["month"] == newest]
