@@ -1,4 +1,4 @@
-"""One finished synthetic home for all tests that only read one, built once in a run of the tests by whoever is first."""
+"""One finished synthetic home for all tests that only read one, built by whoever of a test run needs it first."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ Colours are those of Okabe and Ito (2008), which differ for all kinds of colour 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import date
 from math import cos, radians
@@ -136,6 +137,11 @@ def predicted_against_paid(rows: Rows, *, currency: str) -> Figure:
     }
     figure["layout"]["yaxis"] |= {"type": "log", "dtick": "D2"}
     return figure
+
+
+def _short(place: str) -> str:
+    """The first of several names joined by hyphens or slashes, as on a map."""
+    return re.split(r"[-/]", place)[0].strip().title()
 
 
 def _figure(traces: list[Row], *, y: str, height: int) -> Figure:
@@ -415,7 +421,7 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
         "yanchor": "middle",
     }
     figure["layout"]["annotations"] = [
-        _note(r["longitude"], r["area"].title(), y=r["latitude"], yref="y", anchor="center") | veil for r in names
+        _note(r["longitude"], _short(r["area"]), y=r["latitude"], yref="y", anchor="center") | veil for r in names
     ]
     figure["layout"]["xaxis"] |= {"visible": False}
     # a degree of longitude is shorter than one of latitude

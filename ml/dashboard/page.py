@@ -24,8 +24,8 @@ from ml.words import MISSING, STATUS_WORDS, UNDATED, number
 #: Form, colour and word: no meaning hangs on colour alone.
 SIGNS = {"pass": "✓", "warn": "▲", "fail": "✕", "insufficient_data": "○"}
 
-#: Width of a select box in pixels: two fit on a phone, five beside each other on a screen.
-SELECT = 162
+#: Width of a select box in pixels: two fit on a phone, six beside each other on a screen.
+SELECT = 136
 
 #: A house; inline, because Streamlit fetches other icons of a tab from a server of its own.
 ICON = (

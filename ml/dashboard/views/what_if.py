@@ -28,16 +28,17 @@ def render(page: Page) -> None:
     if page.champion is None:
         nothing("There is no champion to ask.", f"Type: housing train --dataset {page.contract.name}")
         return
-    try:
-        with st.spinner("Loading the model"):
-            engine, explainer = _loaded(page.settings.dataset, page.snapshot.fingerprint, page)
-    except (RegistryError, BundleError, OSError, ValueError) as error:
-        banner("fail", "The champion cannot be loaded", f"{error}. Type: housing train --force -d {page.contract.name}")
-        return
     left, right = st.columns([5, 7], gap="large")
     with left:
         row = _form(page)
     with right:
+        try:
+            with st.spinner("Loading the model"):
+                engine, explainer = _loaded(page.settings.dataset, page.snapshot.fingerprint, page)
+        except (RegistryError, BundleError, OSError, ValueError) as error:
+            again = f"Type: housing train --force --dataset {page.contract.name}"
+            banner("fail", "The champion cannot be loaded", f"{error}. {again}")
+            return
         answers = engine.answer([row], "champion")
         _price(page, answers)
         if answers.reasons[0]:
