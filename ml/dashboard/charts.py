@@ -418,7 +418,8 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
         "bgcolor": "rgba(255,255,255,0.72)",
         "borderpad": 1,
         "font": {"size": 10, "color": INK},
-        "yanchor": "middle",
+        "yanchor": "bottom",
+        "yshift": 6,
     }
     figure["layout"]["annotations"] = [
         _note(r["longitude"], _short(r["area"]), y=r["latitude"], yref="y", anchor="center") | veil for r in names

@@ -7,14 +7,12 @@ from typing import Any
 
 import streamlit as st
 
-from ml.bundle import BundleError
 from ml.contract import Column as ContractColumn
 from ml.contract import add_months
 from ml.dashboard import charts, form
 from ml.dashboard.form import Field
 from ml.dashboard.page import Column, Page, banner, chart, head, nothing, section, table, tiles
 from ml.dashboard.snapshot import Row
-from ml.registry import RegistryError
 from ml.words import feature_label, number
 
 #: Inputs that stand open; the others wait behind a click with their plausible values.
@@ -35,7 +33,7 @@ def render(page: Page) -> None:
         try:
             with st.spinner("Loading the model"):
                 engine, explainer = _loaded(page.settings.dataset, page.snapshot.fingerprint, page)
-        except (RegistryError, BundleError, OSError, ValueError) as error:
+        except (RuntimeError, OSError, ValueError) as error:  # of registry, bundle, snapshot: each a sentence
             again = f"Type: housing train --force --dataset {page.contract.name}"
             banner("fail", "The champion cannot be loaded", f"{error}. {again}")
             return
@@ -55,6 +53,7 @@ def _release(loaded: tuple[Any, Any]) -> None:
 @st.cache_resource(max_entries=2, show_spinner=False, on_release=_release)
 def _loaded(dataset: str, fingerprint: str, _page: Page) -> tuple[Any, Any]:
     """Engine and explainer of the champion, kept until another snapshot is published."""
+    # importing these takes longer than all of the other pages
     from ml.registry import load_bundle
     from ml.serving.engine import Engine
     from ml.serving.explain import Explainer
