@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DO_NOT_TRACK=1
 
-.PHONY: run test ui api lint fmt docs bench clean
+.PHONY: run test ui api dashboard lint fmt docs bench clean
 
 run: .venv/installed
 	@$(BIN)/housing run
@@ -13,6 +13,9 @@ ui: .venv/installed
 
 api: .venv/installed
 	@$(BIN)/housing serve
+
+dashboard: .venv/installed
+	@$(BIN)/housing dashboard
 
 test: .venv/dev lint
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile

@@ -321,6 +321,14 @@ def serve(
     run_service(_settings(dataset), ApiSettings(**given))  # type: ignore[arg-type]
 
 
+@app.command()
+def dashboard(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501, dataset: Dataset = None) -> None:
+    """The dashboard on 127.0.0.1:8501: health, predictions, map, monitoring, what if, data and model versions."""
+    from ml.dashboard.launch import launch
+
+    launch(_settings(dataset), port=port)
+
+
 def _print_summary(settings: Settings) -> None:
     from dagster_project import summary
 

@@ -6,7 +6,6 @@ drawn in ``ml/report_charts.py``, the page is ``ml/report.html.j2``. The same sn
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,18 +19,12 @@ from markupsafe import Markup
 
 from ml import report_charts as charts
 from ml import report_queries as sql
-from ml.contract import Contract, slug
+from ml.contract import Contract
 from ml.settings import Settings
+from ml.words import MISSING, STATUS_WORDS, UNDATED, band, feature_label, number, series_label
 
 Row = dict[str, Any]
 Ask = Callable[[str], list[Row]]
-
-#: Month of everything that has no date.
-UNDATED = date(1970, 1, 1)
-
-#: Stands where there is no value.
-MISSING = "\N{EN DASH}"
-MINUS = "\N{MINUS SIGN}"
 
 RATIO_NAMES = {
     "median_ratio": ("Median ratio", "level: 1 means neither too low nor too high"),
@@ -40,7 +33,6 @@ RATIO_NAMES = {
     "prb": ("PRB", "change of the ratio per doubling of value"),
     "mki": ("MKI", "below 1: predictions are less unequal than prices"),
 }
-STATUS_WORDS = {"pass": "pass", "warn": "warning", "fail": "fail", "insufficient_data": "too few rows"}
 
 
 class ReportError(ValueError):
@@ -171,7 +163,7 @@ def _ratios(ask: Ask, about: _Month) -> Row:
         "study": studies.get("month"),
         "whole_study": studies.get("all") if about.dated else None,
         "ratio_statistics": [
-            {"key": key, "name": name, "meaning": meaning, "band": _band(*limits.get(key, (None, None)))}
+            {"key": key, "name": name, "meaning": meaning, "band": band(*limits.get(key, (None, None)))}
             for key, (name, meaning) in RATIO_NAMES.items()
         ],
     }
@@ -219,28 +211,6 @@ def _importance(ask: Ask, contract: Contract) -> Row:
     return {"importance": rows, "importance_chart": Markup(charts.importance(rows)) if rows else None}
 
 
-def feature_label(contract: Contract, feature: str) -> str:
-    """A feature's name as words, for example ``past price: town, 3 months``; other names come back as they are."""
-    labels = {"month_of_year": "month of the year"}
-    for c in contract.columns:
-        name = c.name.replace("_", " ")
-        labels |= {c.name: name, f"{c.name}_to_level": f"{name} against the price level"}
-        labels |= {f"{c.name}_is_{slug(value)}": f"{name} is {value}" for value in c.values}
-    for e in contract.encodings:
-        first, last = e.months_back
-        columns = [{"area": contract.area, "locality": contract.locality}.get(key, key) for key in e.keys]
-        where = " + ".join(column.replace("_", " ") for column in columns) or "whole market"
-        span = f"{last} months before" if first == last else f"months {first} to {last} before"
-        span = f"{last} months" if first == 1 else span
-        labels[f"{e.name}_to_level"] = f"past price: {where}, {span}"
-        labels[f"{e.name}_n"] = f"past sales: {where}, {span}"
-        labels[f"{e.name}_frequency"] = f"share of sales: {where}, {span}"
-        labels |= {f"{e.name}_change_{m}m": f"price change over {m} months: {where}" for m in e.changes}
-        if e.differs_in:
-            labels[f"{e.name}_{e.differs_in}_difference"] = f"{e.differs_in.replace('_', ' ')} against past: {where}"
-    return labels.get(feature, feature)
-
-
 def _status_line(scored: Row, verdicts: list[Row]) -> str:
     """What the status is made of, in one or two sentences. ``verdicts`` starts with the worst of all."""
     by_status: dict[str, list[str]] = {}
@@ -257,34 +227,6 @@ def _status_line(scored: Row, verdicts: list[Row]) -> str:
     return f"Too few prices ({scored['valid']:,}) for a verdict."
 
 
-def _series_label(version: str) -> str:
-    """``model_version`` of a table row as words."""
-    words = {"linear": "straight line", "median": "median price", "persistence": "last known price"}
-    if version == "last_year":
-        return "price a year ago"
-    return words.get(version.partition("_")[0], f"model {version}")
-
-
-def _band(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return MISSING
-    if low is None or high is None:
-        text = f"at most {high:g}" if low is None else f"at least {low:g}"
-    else:
-        text = f"{low:g} to {high:g}"
-    return text.replace("-", MINUS)
-
-
-def _number(value: float | None, digits: int = 0, *, sign: bool = False) -> str:
-    """Thousands separators and a fixed number of digits; a dash where there is no value."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
-    # -0.00 is no change
-    text = text.lstrip("+-") if not text.strip("+-0.,") else text
-    return text.replace("-", MINUS)
-
-
 def _environment(contract: Contract) -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -295,12 +237,12 @@ def _environment(contract: Contract) -> Environment:
         keep_trailing_newline=True,
     )
     environment.filters |= {
-        "number": _number,
-        "money": lambda value, sign=False: f"{contract.currency} {_number(value, sign=sign)}",
+        "number": number,
+        "money": lambda value, sign=False: f"{contract.currency} {number(value, sign=sign)}",
         "month": lambda value: f"{value:%b %Y}" if value and value != UNDATED else MISSING,
         "words": lambda status: STATUS_WORDS.get(status, status or MISSING),
         "feature": lambda name: feature_label(contract, name),
-        "series": _series_label,
+        "series": series_label,
         "lower_first": lambda text: text[:1].lower() + text[1:],
     }
     return environment

@@ -183,7 +183,8 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:
                 "trained_through": v.trained_through,
                 "created_at": v.created_at,
                 "n_train": v.n_train,
-                "eval": {name: getattr(v, f"eval_{name}") for name in ("mae", "rmse", "r2", "mdape_pct")} | {"n": v.n_eval},
+                "eval": {name: getattr(v, f"eval_{name}") for name in ("mae", "rmse", "r2", "mdape_pct")}
+                | {"n": v.n_eval},
                 "features": e.bundle.features_used,
                 "model_sha256": v.model_sha256,
                 "data_fingerprint": v.data_fingerprint,
@@ -483,7 +484,9 @@ class Gate:
 
     async def _read(self, headers: dict[str, str], receive: Receive) -> bytes:
         limit = self._api.max_body_bytes
-        too_large = ProblemError(413, f"a body may have {limit:,} bytes; send fewer rows at once", headers={"Connection": "close"})
+        too_large = ProblemError(
+            413, f"a body may have {limit:,} bytes; send fewer rows at once", headers={"Connection": "close"}
+        )
         declared = headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise too_large

@@ -193,7 +193,9 @@ def _kind(contract: Contract, column: Column) -> Any:
         ]  # fmt: skip
     if column.type == "date":
         pattern = _pattern(column.format or "")
-        described = Field(strict=True, max_length=40, pattern=pattern, description=_joined([*about, f"as {column.format}"]))
+        described = Field(
+            strict=True, max_length=40, pattern=pattern, description=_joined([*about, f"as {column.format}"])
+        )
         return Annotated[str, described, AfterValidator(_date(contract, column))]
     if column.values:
         allowed = tuple(dict.fromkeys([*column.values, *(m for m in column.missing if isinstance(m, str))]))

@@ -88,7 +88,9 @@ class Guard:
         fits = [key for key in self._keys if hmac.compare_digest(key.digest, digest)]
         if not fits:
             raise ProblemError(
-                401, "send a valid key as `Authorization: Bearer …` or `X-API-Key`", headers={"WWW-Authenticate": "Bearer"}
+                401,
+                "send a valid key as `Authorization: Bearer …` or `X-API-Key`",
+                headers={"WWW-Authenticate": "Bearer"},
             )
         key = fits[0]
         self._count(key)
@@ -103,6 +105,8 @@ class Guard:
         if key.tokens < 1:
             wait = math.ceil((1 - key.tokens) / self._rate)
             raise ProblemError(
-                429, f"more than {self._rate:g} requests a second; try again in {wait} s", headers={"Retry-After": str(wait)}
+                429,
+                f"more than {self._rate:g} requests a second; try again in {wait} s",
+                headers={"Retry-After": str(wait)},
             )
         key.tokens -= 1

@@ -295,7 +295,9 @@ class Service:
             self._shadows += 1
             with self._lock:
                 priced.state.users += 1
-            task = asyncio.get_running_loop().run_in_executor(self._aside, self._shadow, priced.state, rows, request_ids, now)
+            task = asyncio.get_running_loop().run_in_executor(
+                self._aside, self._shadow, priced.state, rows, request_ids, now
+            )
             task.add_done_callback(lambda _: self.release(priced.state))
 
     def _shadow(self, state: State, rows: list[dict[str, Any]], request_ids: list[str], now: datetime) -> None:
@@ -319,7 +321,9 @@ class Service:
                     wanted = sorted({j for a, j in priced.answers[first : first + n] if a is answers})
                     found[id(answers)] = self._explainer(priced.state, answers).explain(answers.take(wanted))
                     places = {j: k for k, j in enumerate(wanted)}
-                    found[id(answers)] = [found[id(answers)][places[j]] if j in places else {} for j in range(max(wanted) + 1)]
+                    found[id(answers)] = [
+                        found[id(answers)][places[j]] if j in places else {} for j in range(max(wanted) + 1)
+                    ]
                 out.append(found[id(answers)][i])
             return out
 
@@ -436,9 +440,7 @@ def serves_canary(observation_id: str, share: float) -> bool:
 
 def _records(answers: Answers, places: list[int], request_ids: list[str], now: datetime) -> list[dict[str, Any]]:
     """Records of the prediction journal; only rows with a price and a month."""
-    rows = answers.checked.take(places).select(
-        ["observation_id", "observed_on", "month", "area", "locality"]
-    )
+    rows = answers.checked.take(places).select(["observation_id", "observed_on", "month", "area", "locality"])
     more = {
         "model_version": answers.version.model_version,
         "role": answers.role,
@@ -487,7 +489,9 @@ def example_row(contract: Contract, snapshot: Snapshot) -> dict[str, Any]:
     """A request that the snapshot can price, made of a known place and the features of a home there."""
     from ml.serving.schemas import columns_of
 
-    found = snapshot.rows("from training.training_dataset where price is not null order by month desc, observation_id limit 1")
+    found = snapshot.rows(
+        "from training.training_dataset where price is not null order by month desc, observation_id limit 1"
+    )
     home = found[0] if found else {}
     known = _known_keys(contract, snapshot, home)
     when = datetime.now(UTC).date() if not home or home["month"] is None else home["month"]

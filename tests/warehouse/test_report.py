@@ -11,8 +11,9 @@ import duckdb
 import pytest
 
 from ml.contract import load
-from ml.report import ReportError, feature_label, write_report
+from ml.report import ReportError, write_report
 from ml.settings import Settings
+from ml.words import feature_label
 
 HOSTILE = "<script>alert(1)</script>"
 JUNE = date(2023, 6, 1)

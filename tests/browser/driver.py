@@ -1,0 +1,157 @@
+"""The real dashboard in a process of its own, and Chromium to look at it. Also used by ``benchmarks/dashboard.py``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+
+from ml.settings import Settings
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+
+#: The first figures or words of a page, below its title.
+FIRST = ".h-tile, .h-banner, .h-table, [data-testid=stAlert], [data-testid=stSelectbox], [data-testid=stPlotlyChart]"
+#: The page stands still: no script runs, nothing is greyed out, no chart is still to be drawn.
+SETTLED = """
+() => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState === 'notRunning'
+    && document.querySelector('h1, .h-banner') && !document.querySelector('[data-stale="true"]')
+    && !document.querySelector('[data-testid="stSkeleton"]')
+    && [...document.querySelectorAll('.js-plotly-plot')].every(p => p.querySelector('.main-svg'))
+"""
+TILES = """
+() => Object.fromEntries([...document.querySelectorAll('.h-tile')].map(
+    t => [t.querySelector('b').textContent, t.querySelector('strong').textContent]))
+"""
+
+
+@dataclass(frozen=True)
+class Dashboard:
+    """A running server."""
+
+    settings: Settings
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def url(self, path: str = "") -> str:
+        return f"http://127.0.0.1:{self.port}/{path}"
+
+
+@contextmanager
+def serve(settings: Settings, log: Path, **environment: str) -> Iterator[Dashboard]:
+    """``housing dashboard`` until the block ends. Raises RuntimeError, with its last words, when it does not start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "dagster_project.cli", "dashboard", "--port", str(port)]
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **settings.environment, **environment}
+        )
+    try:
+        _wait(process, port, log)
+        yield Dashboard(settings, port, process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
+    raise RuntimeError(f"the dashboard did not start: {log.read_text(errors='replace')[-2000:]}")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """The system's Chromium, headless; nothing is downloaded."""
+    with sync_playwright() as playwright:
+        # as root, in a container without user namespaces, Chromium starts without its own sandbox only
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visit:
+    """One tab. Remembers what it asked of other hosts and what the page's own scripts complained of."""
+
+    def __init__(self, browser: Browser, dashboard: Dashboard, *, width: int = 1280, height: int = 900) -> None:
+        self.dashboard = dashboard
+        self.page: Page = browser.new_page(viewport={"width": width, "height": height})
+        self.elsewhere: list[str] = []
+        self.page.on("request", self._watch)
+
+    def _watch(self, request: Request) -> None:
+        if not request.url.startswith(
+            (self.dashboard.url(), "data:", "blob:", f"ws://127.0.0.1:{self.dashboard.port}")
+        ):
+            self.elsewhere.append(request.url)
+
+    def open(self, path: str = "") -> float:
+        """Open a page; returns seconds until its first figures or words are painted."""
+        started = time.perf_counter()
+        self.page.goto(self.dashboard.url(path), wait_until="commit")
+        self.page.wait_for_selector(f":is({FIRST}) >> visible=true", timeout=60_000)
+        painted = time.perf_counter() - started
+        self.settle()
+        return painted
+
+    def settle(self) -> None:
+        self.page.wait_for_function(SETTLED, timeout=60_000)
+
+    def tiles(self) -> dict[str, str]:
+        """Figures of the tiles by name."""
+        return self.page.evaluate(TILES)
+
+    def choose(self, label: str, option: str) -> float:
+        """Choose in a select box; returns seconds from the click until the page stands still again."""
+        box = self.page.get_by_role("combobox", name=label)
+        box.click()
+        # a long list draws only what is in view
+        box.press_sequentially(option)
+        choice = self.page.get_by_role("option", name=option, exact=True)
+        choice.wait_for()
+        self.page.evaluate(
+            "() => { window.ran = false; new MutationObserver((_, o) => { window.ran = true; "
+            "o.disconnect(); }).observe(document.querySelector('[data-testid=stApp]'), "
+            "{attributes: true, attributeFilter: ['data-test-script-state']}); }"
+        )
+        started = time.perf_counter()
+        choice.click()
+        self.page.wait_for_function("() => window.ran")
+        self.settle()
+        return time.perf_counter() - started
+
+    def screenshot(self, path: Path, *, whole: bool = True) -> None:
+        if whole:
+            size = self.page.viewport_size or {"width": 1280, "height": 900}
+            tall = self.page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
+            self.page.set_viewport_size({"width": size["width"], "height": max(size["height"], min(tall + 40, 6000))})
+            self.settle()
+        self.page.screenshot(path=path)
+
+    def close(self) -> None:
+        self.page.close()

@@ -1,0 +1,173 @@
+"""What the pages say where something is missing, failed or old: each state names it and says what to type.
+
+Streamlit runs the real script in this process (``AppTest``), without a browser.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from ml.dashboard.launch import APP
+from ml.settings import Settings
+
+Publish = Callable[..., Settings]
+
+
+@pytest.fixture
+def changed(tmp_path: Path, published: Settings, monkeypatch: pytest.MonkeyPatch) -> Publish:
+    """Publish the built snapshot with changes by SQL, under a dataset's name, in a home of the test's own."""
+
+    def publish(sql: str = "", dataset: str = "housets") -> Settings:
+        settings = Settings(home=tmp_path, dataset=dataset)
+        settings.published.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(published.published, settings.published)
+        with duckdb.connect(str(settings.published)) as connection:
+            connection.execute("update published.about set fingerprint = fingerprint || $path", {"path": str(tmp_path)})
+            connection.execute(sql or "select 1")
+        return settings
+
+    monkeypatch.setenv("HOUSING_HOME", str(tmp_path))
+    monkeypatch.setenv("HOUSING_DATASET", "housets")
+    return publish
+
+
+def overview() -> str:
+    """All text of the start page."""
+    return text(AppTest.from_file(str(APP), default_timeout=60).run())
+
+
+def shown(settings: Settings, name: str) -> str:
+    """All text of another page."""
+
+    def script(home: str, dataset: str, name: str) -> None:
+        from importlib import import_module
+        from pathlib import Path
+
+        from ml.contract import load
+        from ml.dashboard import queries
+        from ml.dashboard.page import Options, Page
+        from ml.dashboard.snapshot import Snapshot
+        from ml.settings import Settings
+
+        settings = Settings(home=Path(home), dataset=dataset)
+        snapshot = Snapshot.open(settings)
+        page = Page(settings, load(dataset), snapshot, snapshot.first(queries.CHAMPION), Options())
+        import_module(f"ml.dashboard.views.{name}").render(page)
+
+    given = {"home": str(settings.home), "dataset": settings.dataset, "name": name}
+    return text(AppTest.from_function(script, default_timeout=60, kwargs=given).run())
+
+
+def text(app: AppTest) -> str:
+    assert not app.exception, app.exception
+    kinds = ("html", "info", "markdown", "caption", "title", "header")
+    return "\n".join(getattr(e.proto, "body", "") for kind in kinds for e in app.get(kind))
+
+
+def test_the_whole_start_page_is_shown_where_nothing_is_missing(changed: Publish) -> None:
+    changed()
+    words = overview()
+    assert "Median error" in words and "Checks" in words and "h-fail" not in words
+
+
+def test_without_a_snapshot_the_page_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOUSING_HOME", str(tmp_path))
+    monkeypatch.setenv("HOUSING_DATASET", "hdb")
+    assert "housing run --dataset hdb" in overview()
+
+
+def test_a_damaged_snapshot_is_told(changed: Publish) -> None:
+    changed().published.write_bytes(b"half a file" * 500)
+    words = overview()
+    assert "cannot be read" in words and "delete the file" in words
+
+
+def test_an_old_snapshot_is_called_stale(changed: Publish) -> None:
+    changed("update published.about set published_at = now()::timestamp - interval 60 day")
+    words = overview()
+    assert "This snapshot is 60 days old" in words and "housing ingest FILES --dataset housets" in words
+    changed("update published.about set published_at = now()::timestamp - interval 40 day")
+    assert "days old" not in overview()
+
+
+def test_a_model_that_failed_its_gate_is_told_with_its_reasons(changed: Publish) -> None:
+    settings = changed("update training.model_versions set status = 'rejected', reasons = ['no better than a guess']")
+    words = overview()
+    assert "No model is champion" in words and "no better than a guess" in words and "housing train" in words
+    assert "There is no champion to ask." in shown(settings, "what_if")
+
+
+def test_before_the_first_training_every_page_says_what_comes_next(changed: Publish) -> None:
+    settings = changed(
+        "delete from training.model_versions; delete from training.model_aliases; delete from predictions.predictions"
+    )
+    assert "No model yet" in overview()
+    assert "housing train --dataset housets" in shown(settings, "model")
+    for name in ("predictions", "map", "monitoring"):
+        assert "housing score --dataset housets --month YYYY-MM" in shown(settings, name), name
+
+
+def test_scored_homes_without_known_prices_are_shown_without_errors(changed: Publish) -> None:
+    settings = changed(
+        """
+        delete from predictions.predictions_matched; delete from monitoring.accuracy;
+        delete from monitoring.accuracy_by_month; delete from monitoring.ratio_study;
+        delete from monitoring.interval_coverage; delete from monitoring.reconciliation;
+        drop table if exists monitoring.checks; drop table if exists monitoring.served_months
+        """
+    )
+    assert "Nothing can be judged yet" in overview()
+    assert "It appears when actual prices land." in shown(settings, "predictions")
+    assert "No price of a scored home is known yet." in shown(settings, "monitoring")
+
+
+def test_a_snapshot_of_an_earlier_version_says_which_tables_it_lacks(changed: Publish) -> None:
+    settings = changed(
+        """
+        drop table if exists monitoring.checks; drop table if exists monitoring.served_months;
+        drop table if exists monitoring.retrain_decisions; drop table if exists monitoring.feature_drift;
+        drop table if exists predictions.current_predictions; drop table if exists monitoring.challenger_comparisons
+        """
+    )
+    words = overview()
+    assert "no monitoring.checks yet" in words and "Median absolute error" in words
+    assert "no monitoring.feature_drift yet" in shown(settings, "monitoring")
+
+
+def test_a_failing_check_is_the_first_thing_said(changed: Publish) -> None:
+    settings = changed()
+    with duckdb.connect(str(settings.published)) as connection:
+        if not connection.execute("select 1 from duckdb_tables() where table_name = 'checks'").fetchall():
+            pytest.skip("this tree has no monitoring.checks")
+        connection.execute("update monitoring.checks set status = 'fail' where check_name = 'median_ratio'")
+        connection.execute("update monitoring.checks set status = 'warn' where check_name = 'cod'")
+    words = overview()
+    assert "The model needs attention" in words
+    assert "Failing: Median ratio. Warning: COD." in words
+
+
+def test_text_of_data_is_never_markup(changed: Publish) -> None:
+    changed("update training.model_aliases set reason = '<script>alert(1)</script>'")
+    words = overview()
+    assert "<script>" not in words and "&lt;script&gt;" in words
+
+
+def test_the_dataset_can_be_switched_where_several_are_published(changed: Publish) -> None:
+    changed()
+    app = AppTest.from_file(str(APP), default_timeout=60).run()
+    assert not app.selectbox
+    changed(dataset="house_data")
+    app = AppTest.from_file(str(APP), default_timeout=60).run()
+    assert list(app.selectbox(key="dataset").options) == [
+        "Teaching file of houses",
+        "HouseTS, 30 US metros, zip code by month",
+    ]
+    assert "HouseTS" in text(app)
+    app.selectbox(key="dataset").select("house_data").run()
+    assert "Teaching file of houses: is the model" in text(app)
