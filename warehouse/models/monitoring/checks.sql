@@ -52,6 +52,10 @@ drift as (
     select * from {{ ref('drift_by_month') }}
 ),
 
+estimates as (
+    select * from {{ ref('error_estimates') }}
+),
+
 reconciled as (
     select
         count(*) as n,
@@ -129,6 +133,18 @@ together as (
     from served
     inner join drift on served.model_version = drift.model_version and served.month = drift.month
     {%- endfor %}
+    union all
+    select
+        served.model_version,
+        served.month,
+        'estimated_mdape_pct' as check_name,
+        estimates.estimated_mdape_pct as value,
+        cast(null as double) as lower_limit,
+        cast(null as double) as upper_limit,
+        estimates.n,
+        estimates.status
+    from served
+    inner join estimates on served.model_version = estimates.model_version and served.month = estimates.month
     union all
     -- of the warehouse as it stands, told with the newest month of each version
     select
