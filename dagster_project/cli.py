@@ -301,7 +301,9 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000, dat
 def serve(
     host: Annotated[str | None, typer.Option(help="Address; beyond this machine only with keys.")] = None,
     port: Annotated[int | None, typer.Option(help="Port [default: $HOUSING_API_PORT or 8000].")] = None,
-    new_key: Annotated[str | None, typer.Option(help="Print a new API key of this name and its line; no service.")] = None,
+    new_key: Annotated[
+        str | None, typer.Option(help="Print a new API key of this name and its line; no service.")
+    ] = None,
     scopes: Annotated[str, typer.Option(help="Scopes of the new key.")] = "predict,feedback",
     dataset: Dataset = None,
 ) -> None:

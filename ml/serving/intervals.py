@@ -9,7 +9,6 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -64,7 +63,7 @@ where months.month in (select unnest($months::date[]))
 """
 
 
-class _Return(Exception):  # noqa: N818 - dbt's `return` is not an error
+class _Return(Exception):
     def __init__(self, value: Any) -> None:
         self.value = value
 

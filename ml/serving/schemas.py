@@ -35,7 +35,7 @@ class Interval(BaseModel):
     upper: float
 
 
-class Warning_(BaseModel):  # noqa: N801 - Warning is Python's own
+class Warning_(BaseModel):
     model_config = ConfigDict(title="Warning")
     code: str = Field(description="like unseen_area, outside_training_range, missing_feature or out_of_range")
     field: str

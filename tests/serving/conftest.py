@@ -173,6 +173,4 @@ def raw(served: Home) -> list[dict[str, Any]]:
         """
     ).to_pylist()
     numbers = [c.name for c in columns if c.type == "number"]
-    return [
-        {k: float(v) if k in numbers and v is not None else v for k, v in row.items()} for row in rows
-    ]
+    return [{k: float(v) if k in numbers and v is not None else v for k, v in row.items()} for row in rows]

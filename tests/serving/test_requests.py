@@ -263,8 +263,10 @@ def test_keys_scopes_and_rates(served: Home, example: dict[str, Any]) -> None:
     log = (served.settings.home / "api.log").read_text(encoding="utf-8")
     lines = [json.loads(line) for line in log.splitlines()]
     assert {"request_id", "route", "status", "ms", "caller"} <= lines[-3].keys() | lines[-4].keys() | lines[-8].keys()
-    assert reader not in log and example["street_name"] not in log and "127.0.0.1" not in json.dumps(
-        [line for line in lines if line["message"] == "request"]
+    assert (
+        reader not in log
+        and example["street_name"] not in log
+        and "127.0.0.1" not in json.dumps([line for line in lines if line["message"] == "request"])
     )
 
 
