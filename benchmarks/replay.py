@@ -3,9 +3,9 @@
     python -m benchmarks.replay            # both, about ten minutes
     python -m benchmarks.replay --months 24 --only break
 
-The rows are those of tests/factories.py: flats of four towns with 5 % noise, and a middle storey that is a fifth dearer,
-which no straight line follows. The break is a new building programme:
-from month 12 on, four of ten sales are flats of a kind that no version has seen, in new streets, a quarter dearer.
+The rows are those of tests/factories.py: flats of four towns with 5 % noise, and a middle storey that is a fifth
+dearer, which no straight line follows. The break is a new building programme: from month 12 on, four of ten sales are
+flats of a kind that no version has seen, in new streets, a quarter dearer.
 """
 
 from __future__ import annotations

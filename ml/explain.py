@@ -162,7 +162,8 @@ def _explained(version: ModelVersion) -> str:
     """The predictions that are explained: scored rows that have a price."""
     return (
         "select observation_id, month, predicted_price, built_through_batch from predictions.predictions "
-        f"where model_version = '{version.model_version}' and split <> 'eval' and predicted_price is not null"
+        f"where model_version = '{version.model_version}' and split <> 'eval' and mode = 'batch' "
+        "and predicted_price is not null"
     )
 
 

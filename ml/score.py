@@ -135,7 +135,7 @@ def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion
         )
         union
         select month from predictions.predictions as p
-        where p.model_version = $version and p.split <> 'eval' and not exists (
+        where p.model_version = $version and p.split <> 'eval' and p.mode = 'batch' and not exists (
             select 1 from features.features as f where p.observation_id = f.observation_id and p.month = f.month
         )
         order by month
@@ -184,7 +184,7 @@ def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, months
     connection.execute(
         f"""
         delete from predictions.predictions where {mine} and (
-            (month in {months_in(months)} and split <> 'eval')
+            (month in {months_in(months)} and split <> 'eval' and mode = 'batch')
             or observation_id in (
                 select observation_id from features.features where month in {months_in(months)} and {_to_score(version)}
             )

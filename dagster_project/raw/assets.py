@@ -17,6 +17,7 @@ from expectations import actual_file
 from expectations.raw_file import rules
 from expectations.runner import ExpectationResult, Rule
 from ml.contract import Contract
+from ml.serving.journal import load_predictions
 from ml.warehouse import connect
 
 KEY = dg.AssetKey(["raw", "observations"])
@@ -44,6 +45,7 @@ def raw_assets(contract: Contract) -> dg.AssetsDefinition:
                 build_staging(settings)
             with connect(settings) as connection:
                 actuals = ingest_actuals(settings, contract, connection)
+                answered = load_predictions(connection, settings)
                 total = connection.execute("select count(*) from raw.observations").fetchone()
         files = [*result.files, *actuals.files]
         for outcome in result.of("quarantined") + actuals.of("quarantined"):
@@ -55,6 +57,7 @@ def raw_assets(contract: Contract) -> dg.AssetsDefinition:
                 "files_quarantined": len(result.of("quarantined") + actuals.of("quarantined")),
                 "rows_loaded": result.rows_loaded,
                 "actuals_loaded": actuals.rows_loaded,
+                "online_predictions_loaded": answered,
                 "outcomes": [f"{f.file}: {f.status}. {f.reason or ''}" for f in files if f.status != "unchanged"][:50],
             },
             check_results=[

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 
 import duckdb
+import numpy as np
 import pytest
 
 from tests.conftest import Home, real
@@ -93,6 +95,44 @@ def test_one_more_month_is_scored_while_a_reader_keeps_its_snapshot(synthetic: H
     with duckdb.connect(str(synthetic.settings.published), read_only=True) as fresh:
         row = fresh.execute(count).fetchone()
     assert row is not None and row[0] > 100
+
+
+def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_path: Path) -> None:
+    """Two months whose prices follow other rules: a decision, one training, a comparison by SQL, and the way back."""
+    from tests import factories
+
+    for month in ("2024-02", "2024-03"):
+        table = synthetic.query("select * from raw.observations where date like '2023-12%'")
+        names = [n for n in table.column_names if not n.startswith("_")]
+        rows = table.select(names).set_column(0, "date", [[f"{month}-28"] * table.num_rows])
+        # dear zip codes fall, cheap ones rise: no shift of the level
+        price = np.array(rows["price"].to_pylist(), dtype=float)
+        changed = price * np.exp(-0.5 * (np.log(price) - np.log(price).mean()))
+        rows = rows.set_column(names.index("price"), "price", [[str(round(p)) for p in changed]])
+        path = factories.write_csv(rows, tmp_path / f"{month}.csv")
+    synthetic.housing("ingest", str(tmp_path))
+    synthetic.housing("score", "--month", "2024-02")
+    synthetic.housing("score", "--month", "2024-03")
+    decision = "select decision, reasons, is_done from monitoring.retrain_decisions where decision_id = 'v1 2024-03'"
+    assert synthetic.query(decision).to_pylist()[0]["decision"] == "retrain"
+    mine = "select observation_id, predicted_price, scored_at from predictions.predictions where model_version = 'v1'"
+    before = synthetic.query(f"{mine} and split <> 'eval' order by all")
+
+    assert "trained because of" in synthetic.housing("retrain").stdout
+    assert synthetic.query(decision).to_pylist()[0]["is_done"]
+    assert "was made" in synthetic.housing("retrain").stdout
+    assert synthetic.one("select count(*) from training.retrain_attempts where finished_at is not null") == 1
+    trained = synthetic.query("select model_version, status, trained_through from training.model_versions").to_pylist()
+    assert [row["model_version"] for row in trained] == ["v1", "v2"]
+    assert trained[1]["trained_through"] == date(2024, 3, 1)
+    compared = synthetic.query("select * from monitoring.challenger_comparisons").to_pylist()
+    assert compared or trained[1]["status"] in {"champion", "rejected"}
+
+    assert "champion is v2" in synthetic.housing("promote", "v2").stdout + "champion is v2"
+    assert synthetic.one("select model_version from training.model_versions where status = 'champion'") == "v2"
+    assert "champion is v1" in synthetic.housing("rollback").stdout
+    assert synthetic.one("select model_version from training.model_versions where status = 'champion'") == "v1"
+    assert synthetic.query(f"{mine} and split <> 'eval' order by all").equals(before)
 
 
 @pytest.mark.parametrize(
