@@ -245,7 +245,7 @@ def test_statistics_in_sql_equal_scipy_for_every_feature(warehouse: Home, refere
             continue
         in_reference, in_month = bins_of(ref, x)
         expected = {
-            "ks": ks_2samp(x, ref).statistic,
+            "ks": ks_2samp(x, ref)[0],
             "js": jensenshannon(in_month, in_reference),
             "psi": psi(in_reference, in_month),
         }
@@ -329,7 +329,7 @@ def test_profiles_are_small_and_true_to_the_rows(warehouse: Home, references: Ro
             np.testing.assert_array_equal(stated, x)
         else:
             assert len(np.unique(stated)) <= 1001
-            assert ks_2samp(stated, x).statistic <= 1 / 500
+            assert ks_2samp(stated, x)[0] <= 1 / 500
             assert stated.mean() == pytest.approx(x.mean(), rel=1e-9, abs=1e-12)
 
 

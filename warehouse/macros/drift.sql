@@ -38,22 +38,31 @@
 {% endmacro %}
 
 {#
-  CTEs from `counted` (model_version, feature, value, n; missing is null) to `final`, a profile: a point a value where
-  they are few, else the mean of each 1/500 of the rows, and any value that so many rows share stands alone.
+  CTEs from a relation of rows with a column model_version to `final`, the profile of some of its columns: a point a
+  value where they are few, else the mean of each 1/500 of the rows, and any value that so many rows share stands alone.
+  `conditions` says which rows count for a column, all when it has none.
 #}
-{% macro profile_of_counted() -%}
-ranked as (
+{% macro profile_of(relation, columns, conditions={}) -%}
+-- a column at a time: sorting one costs little memory
+counted as (
+    {%- for column in columns %}
     select
-        *,
-        sum(n) over (partition by model_version, feature) as total,
-        count(*) over (partition by model_version, feature) as distinct_values,
-        sum(n) over (
-            partition by model_version, feature
-            order by value
+        model_version,
+        '{{ column }}' as feature,
+        {{ column }} as value,
+        count(*) as n,
+        sum(count({{ column }})) over (partition by model_version) as total,
+        count({{ column }}) over (partition by model_version) as distinct_values,
+        sum(count({{ column }})) over (
+            partition by model_version
+            order by {{ column }}
             rows between unbounded preceding and current row
         ) as through
-    from counted
-    where value is not null
+    from {{ relation }}
+    where {{ conditions.get(column, 'true') }}
+    group by model_version, {{ column }}
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
 ),
 
 parted as (
@@ -64,7 +73,8 @@ parted as (
         case
             when distinct_values <= {{ 2 * profile_parts() }} or {{ profile_parts() }} * n >= total then value
         end as lone_value
-    from ranked
+    from counted
+    where value is not null
 ),
 
 points as (

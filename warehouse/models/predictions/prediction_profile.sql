@@ -26,20 +26,6 @@ evaluated as (
     inner join features on predictions.observation_id = features.observation_id
 ),
 
-counted as (
-    {%- for value, condition in {'prediction': 'true', 'residual': 'residual is not null'}.items() %}
-    select
-        model_version,
-        '{{ value }}' as feature,
-        {{ value }} as value,
-        count(*) as n
-    from evaluated
-    where {{ condition }}
-    group by model_version, {{ value }}
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
-),
-
-{{ profile_of_counted() }}
+{{ profile_of('evaluated', ['prediction', 'residual'], {'residual': 'residual is not null'}) }}
 
 select * from final

@@ -24,19 +24,6 @@ learned_from as (
     inner join versions on {{ is_in_training_window() }}
 ),
 
-counted as (
-    {%- for feature in feature_names() + ['target'] %}
-    select
-        model_version,
-        '{{ feature }}' as feature,
-        {{ feature }} as value,
-        count(*) as n
-    from learned_from
-    group by model_version, {{ feature }}
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
-),
-
-{{ profile_of_counted() }}
+{{ profile_of('learned_from', feature_names() + ['target']) }}
 
 select * from final
