@@ -169,7 +169,7 @@ def raw(served: Home) -> list[dict[str, Any]]:
         inner join predictions.prediction_intervals as i using (observation_id, model_version)
         inner join intermediate.int_observations as c on c.observation_id = p.observation_id
         inner join raw.observations as o on o._batch = c._batch and o._row = c._row
-        where p.kind = 'model' and p.split <> 'eval' order by p.observation_id limit 1000
+        where p.kind = 'model' and p.split <> 'eval' order by reverse(p.observation_id) limit 1000
         """
     ).to_pylist()
     numbers = [c.name for c in columns if c.type == "number"]
