@@ -397,8 +397,9 @@ def _openapi(app: FastAPI, service: Service, known: Schemas) -> Callable[[], dic
         if "document" in made and made["document"][0] is state:
             return made["document"][1]
         document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        body = request_schema(known, state.example if state else None)
-        for path in ("/v1/predict", "/v1/predict/explain"):
+        limits = {"/v1/predict": service.api.max_rows, "/v1/predict/explain": service.api.max_explained_rows}
+        for path, most in limits.items():
+            body = request_schema(known, state.example if state else None, most)
             document["paths"][path]["post"]["requestBody"] = {"required": True, "content": {"application/json": body}}
         told = known.feedback.json_schema(ref_template="#/components/schemas/{model}")
         components = document.setdefault("components", {}).setdefault("schemas", {})

@@ -42,15 +42,13 @@ class Metrics:
         self.swaps = Counter("housing_model_swaps", "Snapshots taken over or refused", ["result"], registry=r)
         self.swap_failed = Gauge("housing_swap_failed", "1 while the newest snapshot is refused", registry=r)
         self.feedback = Counter("housing_feedback_rows", "Prices reported back and on disk", registry=r)
-        self.journal_failures = Counter(
-            "housing_journal_failures", "Writes to a journal that failed", ["kind"], registry=r
-        )
-        self.batch = Histogram(
-            "housing_batch_rows",
-            "Rows priced together",
-            registry=r,
-            buckets=(1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 16384),
-        )
+        self.journal_failures = Counter("housing_journal_failures", "Writes to a journal that failed", ["kind"], registry=r)
+        self.batch = Histogram("housing_batch_rows", "Rows priced together", registry=r, buckets=(1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 16384))
+        # from the start, so that a first failure is an increase
+        for kind in ("predictions", "feedback"):
+            self.journal_failures.labels(kind)
+        for result in ("taken", "refused"):
+            self.swaps.labels(result)
         self._priced = self._unlike = 0
 
     def count(self, answers: Answers) -> None:

@@ -333,16 +333,17 @@ def _place(parts: Sequence[int | str]) -> str:
     return ".".join(str(part)[:80] for part in parts)
 
 
-def request_schema(known: Schemas, example: Mapping[str, Any] | None) -> dict[str, Any]:
+def request_schema(known: Schemas, example: Mapping[str, Any] | None, max_rows: int) -> dict[str, Any]:
     """JSON schema of a request's body for the OpenAPI document, with a worked example."""
     row = known.row.json_schema(ref_template="#/components/schemas/{model}")
     row.pop("$defs", None)
+    other = {"title": "Not a row", "description": "answered by an error entry in its place"}
     many = {
         "type": "object",
         "title": "Rows",
         "additionalProperties": False,
         "required": ["rows"],
-        "properties": {"rows": {"type": "array", "minItems": 1, "items": row}},
+        "properties": {"rows": {"type": "array", "minItems": 1, "maxItems": max_rows, "items": {"anyOf": [row, other]}}},
     }
     out: dict[str, Any] = {"schema": {"anyOf": [row, many]}}
     if example:

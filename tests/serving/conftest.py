@@ -31,7 +31,7 @@ from tests.conftest import REAL_DATA, Home
 
 #: Scored months; the second one is the newest with encodings of prices before it.
 MONTHS = [date(2022, 1, 1), date(2022, 2, 1)]
-FILES = [f"{year}-{month:02d}.csv" for year in (2020, 2021) for month in range(1, 13)] + ["2022-01.csv", "2022-02.csv"]
+FILES = [f"{year}-{month:02d}.csv" for year, first in ((2020, 7), (2021, 1)) for month in range(first, 13)] + ["2022-01.csv", "2022-02.csv"]
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Home:
         for path in real:
             (home.settings.landing / path.name).symlink_to(path)
     else:
-        home.land("made.csv", factories.hdb_rows("2020-01", months=26, per_month=600))
+        home.land("made.csv", factories.hdb_rows("2020-07", months=20, per_month=600))
     home.ingest()
     home.build("--exclude", "test_type:data")
     train(home)
@@ -169,7 +169,7 @@ def raw(served: Home) -> list[dict[str, Any]]:
         inner join predictions.prediction_intervals as i using (observation_id, model_version)
         inner join intermediate.int_observations as c on c.observation_id = p.observation_id
         inner join raw.observations as o on o._batch = c._batch and o._row = c._row
-        where p.kind = 'model' and p.split <> 'eval' order by p.observation_id limit 1000
+        where p.kind = 'model' and p.split <> 'eval' order by reverse(p.observation_id) limit 1000
         """
     ).to_pylist()
     numbers = [c.name for c in columns if c.type == "number"]

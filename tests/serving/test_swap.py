@@ -1,0 +1,196 @@
+"""Another version is taken over while requests run; a broken one is not; a challenger answers its share."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dagster_project.published.snapshot import publish
+from ml.contract import Promotion
+from ml.serving.metrics import Metrics
+from ml.serving.service import Service, State, serves_canary
+from ml.serving.settings import ApiSettings
+from ml.warehouse import connect
+from tests.conftest import Home
+from tests.serving.conftest import Api, running, train
+
+
+@pytest.fixture(scope="module")
+def two(served: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A home with v2 as challenger of v1; take copies."""
+    path = tmp_path_factory.mktemp("two") / "home"
+    shutil.copytree(served.settings.home, path, symlinks=True, ignore=shutil.ignore_patterns("online"))
+    home = Home(path, "hdb", served._dbt_target)
+    train(home, rounds=40, force=True)
+    publish(home.settings)
+    return home
+
+
+@pytest.fixture
+def own(two: Home, tmp_path: Path) -> Home:
+    for part in ("warehouse", "published"):
+        shutil.copytree(two.settings.home / part, tmp_path / "home" / part)
+    return Home(tmp_path / "home", "hdb", two._dbt_target)
+
+
+def crown(home: Home, champion: str, challenger: str | None = None) -> None:
+    """Make a version champion and publish, as a promotion or a rollback does."""
+    with connect(home.settings) as connection:
+        connection.execute("update training.model_versions set status = 'archived'")
+        for version, status in ((champion, "champion"), (challenger, "challenger")):
+            connection.execute(
+                "update training.model_versions set status = ? where model_version = ?", [status, version]
+            )
+    publish(home.settings)
+
+
+class Load:
+    """Requests from several threads until told to stop, with every status and version that came back."""
+
+    def __init__(self, api: Api, row: dict[str, Any], threads: int = 4) -> None:
+        self._api, self._row, self._stop = api, row, threading.Event()
+        self.seen: list[tuple[int, str]] = []
+        self._threads = [threading.Thread(target=self._ask) for _ in range(threads)]
+
+    def _ask(self) -> None:
+        with httpx.Client(base_url=self._api.url, timeout=30) as client:
+            while not self._stop.is_set():
+                answer = client.post("/v1/predict", json=self._row)
+                version = answer.json()["predictions"][0]["model_version"] if answer.status_code == 200 else answer.text
+                self.seen.append((answer.status_code, version))
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, version: str, timeout_s: float = 30) -> None:
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if self.seen and self.seen[-1][1] == version:
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"{version} never answered; last: {self.seen[-3:]}")
+
+
+def test_a_promotion_and_a_rollback_under_load_fail_no_request(own: Home, example: dict[str, Any]) -> None:
+    crown(own, "v1")
+    with running(own, poll_s="0.2") as api:
+        api.ready()
+        with Load(api, example) as load:
+            load.wait_for("v1")
+            crown(own, "v2")
+            load.wait_for("v2")
+            crown(own, "v1")
+            load.wait_for("v1")
+        assert {status for status, _ in load.seen} == {200}
+        assert {version for _, version in load.seen} == {"v1", "v2"}
+        assert len(list((own.settings.home / "online" / "hdb" / "snapshots").iterdir())) == 1, "old ones are let go"
+
+
+def test_a_broken_version_leaves_the_old_one_in_place_and_is_told(own: Home, example: dict[str, Any]) -> None:
+    crown(own, "v1")
+    with running(own, poll_s="0.2") as api:
+        api.ready()
+        with Load(api, example, threads=2) as load:
+            load.wait_for("v1")
+            with connect(own.settings) as connection:
+                [(uri,)] = connection.execute(
+                    "select model_uri from training.model_versions where model_version = 'v2'"
+                ).fetchall()
+                source = Path(uri.removeprefix("file://")).parent
+                broken = own.settings.home / "broken"
+                shutil.copytree(source, broken)
+                (broken / "model" / "artifacts" / "bundle" / "model.ubj").write_bytes(b"not a model")
+                connection.execute(
+                    "update training.model_versions set model_uri = ? where model_version = 'v2'",
+                    [f"file://{broken}/model"],
+                )
+            crown(own, "v2")
+            deadline = time.monotonic() + 30
+            while api.client.get("/ready").json()["swap"]["state"] != "failed":
+                assert time.monotonic() < deadline, "the broken version was never refused"
+                time.sleep(0.1)
+        ready = api.client.get("/ready")
+        assert ready.status_code == 200 and ready.json()["model_version"] == "v1"
+        assert "model.ubj was changed after it was written" in ready.json()["swap"]["reason"]
+        assert "housing_swap_failed 1.0" in api.client.get("/metrics").text
+        assert set(load.seen) == {(200, "v1")}
+        crown(own, "v1")
+        deadline = time.monotonic() + 30
+        while api.client.get("/ready").json()["swap"]["state"] != "ok":
+            assert time.monotonic() < deadline, "the repaired snapshot was never taken"
+            time.sleep(0.1)
+
+
+def test_it_is_not_ready_without_a_snapshot_and_says_what_to_do(tmp_path: Path) -> None:
+    home = Home(tmp_path / "empty", "hdb", tmp_path)
+    home.settings.home.mkdir()
+    with running(home, poll_s="0.2") as api:
+        deadline = time.monotonic() + 30
+        answer = None
+        while time.monotonic() < deadline:
+            try:
+                answer = api.client.get("/ready")
+                if "published" in answer.text:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        assert answer is not None and answer.status_code == 503
+        assert "nothing is published for hdb yet; run `housing run -d hdb` first" in answer.json()["detail"]
+        assert api.client.get("/health").status_code == 200
+
+
+def service_of(home: Home, mode: str, **promotion: Any) -> tuple[Service, State]:
+    """A loaded service without a server."""
+    contract = home.contract.model_copy(update={"promotion": Promotion(mode=mode, **promotion)})  # type: ignore[arg-type]
+    service = Service(home.settings, ApiSettings(), contract, Metrics())
+    service.refresh()
+    assert service.state, service.problem
+    return service, service.state
+
+
+def test_a_canary_answers_its_share_of_keys_and_always_the_same(own: Home, raw: list[dict[str, Any]]) -> None:
+    crown(own, "v1", "v2")
+    service, state = service_of(own, "canary", canary_share=0.3)
+    rows = [{k: v for k, v in row.items() if k != "want"} for row in raw[:200]]
+    priced = service._price(state, rows)
+    by = [a.version.model_version for a, _ in priced.answers]
+    want = ["v2" if serves_canary(row["want"]["observation_id"], 0.3) else "v1" for row in raw[:200]]
+    assert by == want
+    assert 0.15 < by.count("v2") / 200 < 0.45
+    # the SQL macro hash_share says the same
+    ids = ", ".join(f"('{row['want']['observation_id']}')" for row in raw[:200])
+    shares = state.snapshot.rows(
+        f"select cast('0x' || substr(id, 1, 8) as bigint) / 4294967296.0 < 0.3 as mine from (values {ids}) as t (id)"
+    )
+    assert [s["mine"] for s in shares] == [v == "v2" for v in by]
+    state.snapshot.close()
+
+
+def test_a_shadow_is_journaled_and_never_answers(own: Home, example: dict[str, Any]) -> None:
+    from ml.serving.journal import adopt, folder_of, records
+
+    crown(own, "v1", "v2")
+    with running(own) as api:
+        assert api.ready()["challenger"] == "v2"
+        for _ in range(5):
+            [row] = api.client.post("/v1/predict", json=example).json()["predictions"]
+            assert row["model_version"] == "v1"
+    folder = folder_of(own.settings, "predictions")
+    adopt(folder)
+    found = [r for path in folder.glob("*.jsonl") for r in records(path)]
+    assert sorted({(r["model_version"], r["role"]) for r in found}) == [("v1", "champion"), ("v2", "challenger")]
+    assert len(found) == 10
