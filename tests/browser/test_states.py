@@ -73,7 +73,7 @@ def text(app: AppTest) -> str:
 def test_the_whole_start_page_is_shown_where_nothing_is_missing(changed: Publish) -> None:
     changed()
     words = overview()
-    assert "Median error" in words and "Checks" in words and "h-fail" not in words
+    assert "Median error" in words and "Checks" in words and "lacks" not in words
 
 
 def test_without_a_snapshot_the_page_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
