@@ -8,7 +8,7 @@ import streamlit as st
 from ml.contract import Contract, available, load
 from ml.dashboard import queries
 from ml.dashboard.page import ICON, STYLE, Options, Page, age_label, banner, time_label
-from ml.dashboard.snapshot import SnapshotError, Snapshots, published_datasets
+from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError, published_datasets
 from ml.dashboard.views import data, map, model, monitoring, overview, predictions, what_if
 from ml.settings import Settings
 
@@ -21,11 +21,6 @@ VIEWS = {
     "Data": (":material/database:", data),
     "Model": (":material/account_tree:", model),
 }
-
-
-@st.cache_resource
-def snapshots() -> Snapshots:
-    return Snapshots()
 
 
 @st.cache_data
@@ -77,7 +72,7 @@ def dataset() -> Settings:
 
 def opened(settings: Settings) -> Page:
     """The newest snapshot, with its age in the sidebar and a banner where it is old. Raises SnapshotError."""
-    snapshot = snapshots().newest(settings)
+    snapshot = SNAPSHOTS.newest(settings)
     with st.sidebar:
         st.caption(
             f"{contract(settings.dataset).title}  \nSnapshot {snapshot.fingerprint[:8]}, "

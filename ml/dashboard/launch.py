@@ -1,10 +1,15 @@
-"""Starts Streamlit in the place of this process, on 127.0.0.1 and without telemetry; the page itself is ``app.py``."""
+"""Starts Streamlit in this process, on 127.0.0.1 and without telemetry; the page itself is ``app.py``."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+import threading
+import time
 from pathlib import Path
+
+import duckdb
 
 from ml.settings import Settings
 
@@ -27,8 +32,35 @@ OPTIONS = {
 }
 
 
+#: Seconds between looks at the published file.
+LOOK_S = 2.0
+
+
 def launch(settings: Settings, *, port: int = 8501) -> None:
-    """Never returns: Streamlit takes over this process, so that Ctrl-C and signals reach it."""
-    flags = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": str(port)}.items()]
+    """Serve until the process is told to end."""
+    from streamlit.web import cli
+
     os.environ.update(settings.environment)
-    os.execv(sys.executable, [sys.executable, "-m", "streamlit", "run", os.fspath(APP), *flags])
+    flags = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": str(port)}.items()]
+    threading.Thread(target=keep_ready, args=(settings,), daemon=True, name="keep ready").start()
+    sys.argv = ["streamlit", "run", os.fspath(APP), *flags]
+    cli.main()
+
+
+def keep_ready(settings: Settings) -> None:
+    """Open each new snapshot and prepare what takes long before a visitor asks for it. Never returns."""
+    import pandas  # noqa: F401 - Streamlit imports both with the first page that needs them
+    import plotly.graph_objects  # noqa: F401
+
+    from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError
+    from ml.dashboard.views.predictions import scored_table, scored_versions
+
+    while True:
+        # without a snapshot, or with one that cannot be read, the pages say so
+        with contextlib.suppress(SnapshotError, duckdb.Error):
+            snapshot = SNAPSHOTS.newest(settings)
+            for version in scored_versions(snapshot)[:1]:
+                scored_table(snapshot, version)
+            # a name that is held would keep the old file open
+            del snapshot
+        time.sleep(LOOK_S)

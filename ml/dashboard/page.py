@@ -181,7 +181,10 @@ def _forget(key: str, options: Sequence[Any]) -> None:
 
 
 def chart(figure: Figure, *, key: str, alt: str) -> None:
-    st.plotly_chart(figure, key=key, theme=None, config=CONFIG, alt=alt)
+    from plotly.graph_objects import Figure as PlotlyFigure
+
+    # checking each property of a figure takes Plotly longer than the browser needs to draw it
+    st.plotly_chart(PlotlyFigure(figure, _validate=False), key=key, theme=None, config=CONFIG, alt=alt)
 
 
 def nothing(title: str, do: str) -> None:

@@ -277,7 +277,7 @@ def trend(filters: Filters) -> str:
 def sample(filters: Filters, rows: int) -> str:
     """So many of the chosen homes, always the same ones."""
     return f"""
-    select predicted_price, actual_price, pct_error, area, locality from {filters.scored}
+    select predicted_price, actual_price, concat_ws(', ', area, nullif(locality, area)) as place from {filters.scored}
     where is_measured and {filters.everything}
     order by hash(observation_id), observation_id limit {rows}
     """

@@ -166,6 +166,10 @@ class Snapshots:
             return known[1]
 
 
+#: Of this process: visitors share what is open and what was answered.
+SNAPSHOTS = Snapshots()
+
+
 def published_datasets(settings: Settings) -> list[str]:
     """Names of the datasets that have a snapshot in this home."""
     return sorted(path.stem for path in settings.published.parent.glob("*.duckdb"))

@@ -25,7 +25,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
+    if CHROMIUM is None:
         pytest.skip("Chromium is not installed (apt-get install chromium)")
     with chromium() as opened:
         yield opened

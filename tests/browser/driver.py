@@ -19,7 +19,8 @@ from playwright.sync_api import Browser, Page, Request, sync_playwright
 
 from ml.settings import Settings
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+#: The system's; None where there is none, and then the tests skip.
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 #: The first figures or words of a page, below its title.
 FIRST = ".h-tile, .h-banner, .h-table, [data-testid=stAlert], [data-testid=stSelectbox], [data-testid=stPlotlyChart]"

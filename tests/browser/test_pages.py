@@ -10,14 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser
 
 from ml.contract import load
+from ml.dashboard import form
+from ml.dashboard.snapshot import Snapshot
+from ml.registry import champion, load_bundle
 from ml.words import number
 from tests.browser.driver import Dashboard, Visit
 
-PAGES = ["overview", "predictions", "map", "monitoring", "data", "model"]
+PAGES = ["Overview", "Predictions", "Map", "Monitoring", "What if", "Data", "Model"]
+#: What a page says instead of itself.
+FAILED = re.compile(r"This snapshot lacks|No snapshot to show|cannot be loaded|\b(nan|None|NaN|undefined)\b")
 #: Errors of the champion's scored homes with a valid price, by hand and not by the dashboard's own query.
 ERRORS = """
 select count(*), avg(abs(predicted_price - actual_price)), sqrt(avg((predicted_price - actual_price) ** 2)),
@@ -44,12 +50,13 @@ def test_every_page_is_whole_and_asks_nothing_of_other_hosts(
     browser: Browser, dashboard: Dashboard, tmp_path: Path, width: int
 ) -> None:
     visit = Visit(browser, dashboard, width=width, height=844)
-    for name in PAGES:
+    for title in PAGES:
+        name = title.lower().replace(" ", "-")
         visit.open("" if name == "overview" else name)
-        assert visit.page.locator("h1").inner_text() == name.capitalize()
-        # nothing is missing, and nothing failed
-        assert visit.page.locator(".h-fail, .stException").count() == 0, visit.page.inner_text("body")
-        assert not re.search(r"\b(nan|None|NaN|undefined)\b", visit.page.locator("[data-testid=stMain]").inner_text())
+        assert visit.page.locator("h1").inner_text() == title
+        assert visit.page.locator("[data-testid=stException]").count() == 0
+        text = visit.page.locator("[data-testid=stMain]").inner_text()
+        assert not FAILED.search(text), (name, FAILED.findall(text))
         # a phone must not have to scroll sideways
         assert visit.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
         visit.screenshot(tmp_path / f"{name}_{width}.png")
@@ -207,6 +214,40 @@ def test_the_model_page_names_run_and_data_of_the_champion(visit: Visit, dashboa
     assert str(link.get_attribute("href")).endswith(f"/#/runs/{run}")
     assets = [a.get_attribute("href") for a in visit.page.locator("a.h-tile").all()]
     assert "http://127.0.0.1:3000/assets/predictions/predictions" in assets
+
+
+def test_what_if_says_what_the_bundle_says_and_its_steps_lead_to_the_price(visit: Visit, dashboard: Dashboard) -> None:
+    contract, snapshot = load(dashboard.settings.dataset), Snapshot.open(dashboard.settings)
+    area = form.areas(snapshot)[0]
+    locality = form.localities(snapshot, area)[0]
+    when = form.newest_date(snapshot)
+    row = form.placed(contract, area, locality)
+    row |= {f.column.name: f.default for f in form.fields(contract, snapshot, area, locality, when)}
+    row |= {c.name: f"{when:{c.format}}" for c in contract.columns if c.name == contract.observed_on}
+    row |= form.keys(contract, row)
+    raw = pa.table({h: [None if row.get(c.name) is None else str(row[c.name])] for h, c in contract.sources.items()})
+    with duckdb.connect(str(dashboard.settings.published), read_only=True) as connection:
+        version = champion(connection)
+    assert version
+    answer = load_bundle(dashboard.settings, version).predict(raw)
+    assert answer["reasons"][0].as_py() == []
+    visit.open("what-if")
+    visit.page.wait_for_selector(".h-tile", timeout=60_000)
+    visit.settle()
+    price = answer["predicted_price"][0].as_py()
+    assert visit.tiles()["Price"] == f"{contract.currency} {number(price)}"
+    bars = visit.page.evaluate("() => [...document.querySelector('.js-plotly-plot').data[0].x]")
+    assert sum(bars[:-1]) == pytest.approx(bars[-1], rel=1e-6) == pytest.approx(price, rel=1e-6)
+    # another value gives another price, with the range that belongs to it
+    before = visit.tiles()
+    spin = visit.page.get_by_role("spinbutton").first
+    spin.fill(str(1.5 * float(spin.input_value())))
+    spin.press("Enter")
+    visit.page.wait_for_function(
+        "before => document.querySelector('.h-tile strong').textContent !== before", arg=before["Price"]
+    )
+    visit.settle()
+    assert visit.tiles()["80 % range"] != before["80 % range"]
 
 
 def test_a_page_and_a_filter_are_reached_without_a_mouse(visit: Visit) -> None:

@@ -10,9 +10,10 @@ import streamlit as st
 from ml.dashboard import charts, queries
 from ml.dashboard.page import Page, chart, choose_one, choose_some, head, nothing, section, tiles
 from ml.dashboard.queries import Filters
+from ml.dashboard.snapshot import Snapshot
 from ml.words import MISSING, number
 
-DOTS = 1_500
+DOTS = 1_000
 TABLE_ROWS = 500
 NOW = "what holds now"
 MONTHS = list(range(1, 13))
@@ -39,7 +40,7 @@ def choose(page: Page) -> Filters | None:
     None, and words that say what to do, where nothing was scored.
     """
     ask = page.snapshot.rows
-    versions = [r["model_version"] for r in ask(queries.SCORED_VERSIONS)]
+    versions = scored_versions(page.snapshot)
     if not versions:
         nothing("Nothing has been scored yet.", f"Type: housing score --dataset {page.contract.name} --month YYYY-MM")
         return None
@@ -63,13 +64,21 @@ def choose(page: Page) -> Filters | None:
     return Filters(scored, year, month, area, locality, grade)
 
 
-def _scored(page: Page, versions: list[str]) -> str:
-    """The table of one version, or of what holds now for each home where several versions scored."""
-    if len(versions) > 1 and page.snapshot.has("predictions.current_predictions"):
-        versions = [NOW, *versions]
-    version = choose_one("Model", "version", versions, first=versions[0])
+def scored_versions(snapshot: Snapshot) -> list[str]:
+    """What can be looked at: what holds now for each home, where several versions scored, then each of them."""
+    versions = [r["model_version"] for r in snapshot.rows(queries.SCORED_VERSIONS)]
+    several = len(versions) > 1 and snapshot.has("predictions.current_predictions")
+    return [NOW, *versions] if several else versions
+
+
+def scored_table(snapshot: Snapshot, version: str) -> str:
+    """Name of the table of one of ``scored_versions``, prepared at the first call."""
     source = queries.CURRENT if version == NOW else queries.OF_VERSION
-    return page.snapshot.prepare(f"scored {version}", queries.SCORED.format(predictions=source), version=version)
+    return snapshot.prepare(f"scored {version}", queries.SCORED.format(predictions=source), version=version)
+
+
+def _scored(page: Page, versions: list[str]) -> str:
+    return scored_table(page.snapshot, choose_one("Model", "version", versions, first=versions[0]))
 
 
 def _words(column: str) -> str:
@@ -110,13 +119,13 @@ def _trend(page: Page, filters: Filters) -> None:
 
 
 def _dots(page: Page, filters: Filters) -> None:
-    rows = page.snapshot.rows(queries.sample(filters, DOTS), **filters.parameters)
-    drawn = f"{DOTS:,} of them, drawn by a hash" if len(rows) == DOTS else f"{len(rows):,} homes"
+    homes = page.snapshot.ask(queries.sample(filters, DOTS), **filters.parameters)
+    drawn = f"{DOTS:,} of them, drawn by a hash" if homes.num_rows == DOTS else f"{homes.num_rows:,} homes"
     section("Predicted against paid", f"{drawn}; above the line: too high.")
-    if not rows:
+    if not homes.num_rows:
         nothing("No price is known here yet.", "It appears when actual prices land.")
         return
-    figure = charts.predicted_against_paid(rows, currency=page.contract.currency)
+    figure = charts.predicted_against_paid(homes, currency=page.contract.currency)
     chart(figure, key="dots", alt="Scatter plot: predicted price against price paid, one dot a home")
 
 
