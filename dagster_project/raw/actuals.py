@@ -142,7 +142,7 @@ class Actuals(Inbox):
         looked at and deleted again, all in the caller's transaction.
         """
         if OBSERVATION_ID in rows.headers:
-            select = f"select _row, trim({quoted(OBSERVATION_ID)}) as observation_id from {rows.relation}"
+            select = f"select _row, coalesce(trim({quoted(OBSERVATION_ID)}), '') as observation_id from {rows.relation}"
         else:
             keys = ", ".join(map(quoted, actual_file.key_headers(self.contract)))
             self.connection.execute(

@@ -15,8 +15,7 @@ limits as (
 
 matched as (
     select
-        intervals.* exclude (split),
-        case when intervals.split = 'to_score' then 'holdout' else intervals.split end as split,
+        intervals.*,
         actuals.actual_price
     from intervals
     inner join actuals on intervals.observation_id = actuals.observation_id

@@ -1,5 +1,5 @@
--- Where the rows of each load are now: every landed row ends in exactly one place. Of a file of later prices all rows are
--- in raw.actuals, and landed are those that became rows of observations.
+-- Where the rows of each load are now: every landed row ends in exactly one place. Of a file of later prices all rows
+-- are in raw.actuals, and landed are those that became rows of observations.
 with loaded_files as (
     select
         batch,

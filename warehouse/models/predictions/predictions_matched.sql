@@ -1,7 +1,7 @@
 {{ config(materialized='view') }}
 
--- Predictions beside the price that came, never a simulated one. A view: monitoring reads a few columns of it, and a stored copy would
--- double the largest table.
+-- Predictions beside the price that came, never a simulated one. A view: monitoring reads a few columns of it, and a
+-- stored copy would double the largest table.
 with predictions as (
     {%- for relation in [source('predictions', 'predictions'), ref('baseline_predictions')] %}
     select
@@ -42,8 +42,8 @@ final as (
         observation_id,
         model_version,
         kind,
-        -- scored before the price was known, as a holdout row is
-        case when split = 'to_score' then 'holdout' else split end as split,
+        -- the price came after the prediction; an online one may be of a home that the version learned from
+        case when split = 'to_score' and landed_at >= scored_at then 'holdout' else split end as split,
         observed_on,
         month,
         area,
