@@ -4,8 +4,8 @@
     python -m benchmarks.replay --months 24 --only break
 
 The rows are those of tests/factories.py: flats of four towns with 5 % noise, and a middle storey that is a fifth
-dearer, which no straight line follows. The break is a new building programme: from month 12 on, four of ten sales are
-flats of a kind that no version has seen, in new streets, a quarter dearer.
+dearer, which no straight line follows. The break is a new fashion: from month 12 on, flats of two models that hardly sold
+before are three of ten sales, the one a quarter dearer than its block tells, the other a fifth cheaper.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests import factories
 
 FIRST = "2022-01"
 BREAK = "2022-12"
-NEW_SHARE, PREMIUM = 0.4, 1.25
+SHARES = {"DBSS": (0.15, 1.25), "Premium Apartment": (0.15, 0.8)}
 
 
 def rows(months: int, per_month: int, *, with_break: bool) -> pa.Table:
@@ -33,26 +33,16 @@ def rows(months: int, per_month: int, *, with_break: bool) -> pa.Table:
     table = factories.hdb_rows("2018-01", months=48 + months, per_month=per_month)
     price = np.array(table["resale_price"].to_pylist(), dtype=float)
     price[np.array(table["storey_range"].to_pylist()) == "07 TO 09"] *= 1.2
-    prices = pa.array(np.round(price).astype(int).astype(str))
-    table = table.set_column(table.column_names.index("resale_price"), "resale_price", prices)
-    if not with_break:
-        return table
-    rng = np.random.default_rng(12)
-    month = np.array(table["month"].to_pylist())
-    is_new = (month >= BREAK) & (rng.random(table.num_rows) < NEW_SHARE)
-
-    def changed(name: str, new: np.ndarray) -> None:
-        nonlocal table
-        old = np.array(table[name].to_pylist(), dtype=object)
-        column = pa.array(np.where(is_new, new, old).tolist(), pa.string())
+    drawn = np.random.default_rng(12).random(table.num_rows)
+    after = (np.array(table["month"].to_pylist()) >= BREAK) & with_break
+    models = np.array(table["flat_model"].to_pylist(), dtype=object)
+    upper = 0.0
+    for model, (share, factor) in SHARES.items():
+        chosen = after & (drawn >= upper) & (drawn < upper + share)
+        models[chosen], price[chosen], upper = model, price[chosen] * factor, upper + share
+    for name, values in (("flat_model", models), ("resale_price", np.round(price).astype(int))):
+        column = pa.array(values.astype(str).tolist())
         table = table.set_column(table.column_names.index(name), name, column)
-
-    town = np.array(table["town"].to_pylist())
-    block = rng.integers(1, 6, table.num_rows).astype(str)
-    changed("street_name", np.char.add(town, " NEW WALK"))
-    changed("block", np.char.add("N", block))
-    changed("flat_model", np.full(table.num_rows, "DBSS"))
-    changed("resale_price", np.round(price * PREMIUM).astype(int).astype(str))
     return table
 
 

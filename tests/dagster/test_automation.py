@@ -5,8 +5,9 @@ The decisions stand in a real snapshot file, the runs in a real instance. That a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import dagster as dg
 import duckdb
@@ -62,7 +63,8 @@ def tick(
         resources={"housing": Housing(home=str(settings.home), dataset=settings.dataset)},
     )
     known = {run.tags.get("dagster/run_key") for run in instance.get_runs()}
-    requests = [r for r in list(retrain_sensor(context)) if isinstance(r, dg.RunRequest) and r.run_key not in known]
+    said = cast("Iterable[object]", retrain_sensor(context))
+    requests = [r for r in said if isinstance(r, dg.RunRequest) and r.run_key not in known]
     for request in requests:
         run = dg.DagsterRun(
             job_name=request.job_name or "",
