@@ -88,7 +88,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Ho
         connection.execute(OWNED_TABLES + upstream("housets") + BY_HAND)
         _draw(connection)
         connection.execute(RANDOM)
-    seeds = ("monitoring_thresholds", "confidence_grades")
+    seeds = ("monitoring_thresholds", "monitoring_checks", "confidence_grades")
     home.dbt("build", "--select", *seeds, "training_profile", "predictions", "monitoring")
     return home
 
