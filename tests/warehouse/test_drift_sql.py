@@ -329,7 +329,7 @@ def test_profiles_are_small_and_true_to_the_rows(warehouse: Home, references: Ro
             np.testing.assert_array_equal(stated, x)
         else:
             assert len(np.unique(stated)) <= 1001
-            assert float(ks_2samp(stated, x)[0]) <= 1 / 500  # pyright: ignore
+            assert float(ks_2samp(stated, x)[0]) <= 1 / 500  # pyright: ignore[reportArgumentType]
             assert stated.mean() == pytest.approx(x.mean(), rel=1e-9, abs=1e-12)
 
 

@@ -235,10 +235,12 @@ def test_thresholds_cover_every_judged_metric_with_source_and_reason(warehouse: 
     judged = {
         "median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct", "cod_to_persistence",
         "psi", "js", "ks", "wasserstein", "missing_pct", "unseen_pct", "drifted_share_pct",
+        "error_increase_pct", "level_error_pct",
     }  # fmt: skip
     assert {(r["metric"], r["severity"]) for r in rows} == {
         ("n", "insufficient_data"),
         ("false_alarms_pct", "warn"),
+        ("new_labels_pct", "fail"),
         *((metric, severity) for metric in judged for severity in ("warn", "fail")),
     }
     assert all(r["source"] and r["rationale"] for r in rows)
