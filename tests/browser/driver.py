@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
 
 from ml.settings import Settings
 
@@ -30,6 +30,14 @@ SETTLED = """
     && document.querySelector('h1, .h-banner') && !document.querySelector('[data-stale="true"]')
     && !document.querySelector('[data-testid="stSkeleton"]')
     && [...document.querySelectorAll('.js-plotly-plot')].every(p => p.querySelector('.main-svg'))
+"""
+#: Remembers that the script ran.
+WATCH = """
+() => {
+    window.ran = false;
+    new MutationObserver((_, observer) => { window.ran = true; observer.disconnect(); }).observe(
+        document.querySelector('[data-testid=stApp]'), {attributes: true, attributeFilter: ['data-test-script-state']});
+}
 """
 TILES = """
 () => Object.fromEntries([...document.querySelectorAll('.h-tile')].map(
@@ -135,13 +143,13 @@ class Visit:
         box.press_sequentially(option)
         choice = self.page.get_by_role("option", name=option, exact=True)
         choice.wait_for()
-        self.page.evaluate(
-            "() => { window.ran = false; new MutationObserver((_, o) => { window.ran = true; "
-            "o.disconnect(); }).observe(document.querySelector('[data-testid=stApp]'), "
-            "{attributes: true, attributeFilter: ['data-test-script-state']}); }"
-        )
+        return self.press(choice)
+
+    def press(self, target: Locator) -> float:
+        """Click what makes the page run again; returns seconds until it stands still."""
+        self.page.evaluate(WATCH)
         started = time.perf_counter()
-        choice.click()
+        target.click()
         self.page.wait_for_function("() => window.ran")
         self.settle()
         return time.perf_counter() - started

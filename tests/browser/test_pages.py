@@ -163,8 +163,7 @@ def test_the_map_draws_every_home_of_the_chosen_place(visit: Visit, dashboard: D
     )
     visit.choose(load(dashboard.settings.dataset).area.replace("_", " ").capitalize(), area)
     for colour in ("price", "size of error", "error"):
-        visit.page.get_by_role("radio", name=colour, exact=True).click()
-        visit.settle()
+        visit.press(visit.page.get_by_role("radio", name=colour, exact=True))
         caption = visit.page.locator("[data-testid=stMain] [data-testid=stCaptionContainer]").last.inner_text()
         assert caption.startswith(f"{n:,} homes in"), caption
 
@@ -185,8 +184,7 @@ def test_rows_of_the_data_page_add_up(visit: Visit, dashboard: Dashboard) -> Non
     reasons = ask(dashboard, "select reason, n from monitoring.rejections_by_reason order by n desc")
     text = visit.page.locator("[data-testid=stMain]").inner_text()
     assert all(reason in text and number(n) in text for reason, n in reasons)
-    visit.page.get_by_role("radio", name="quarantined").click()
-    visit.settle()
+    visit.press(visit.page.get_by_role("radio", name="quarantined"))
     assert "No such file." in visit.page.locator("[data-testid=stMain]").inner_text()
 
 
@@ -240,7 +238,7 @@ def test_what_if_says_what_the_bundle_says_and_its_steps_lead_to_the_price(visit
     assert sum(bars[:-1]) == pytest.approx(bars[-1], rel=1e-6) == pytest.approx(price, rel=1e-6)
     # another value gives another price, with the range that belongs to it
     before = visit.tiles()
-    spin = visit.page.get_by_role("spinbutton").first
+    spin = visit.page.locator("[data-testid=stNumberInput] input").first
     spin.fill(str(1.5 * float(spin.input_value())))
     spin.press("Enter")
     visit.page.wait_for_function(
