@@ -86,11 +86,11 @@ create table if not exists monitoring.replay_months (
 
 #: Brings a warehouse of an earlier release up to date.
 UPGRADE = """
-alter table training.model_versions add column evaluated_sha256 varchar;
+alter table training.model_versions add column if not exists evaluated_sha256 varchar;
 alter table training.model_aliases alter column model_version drop not null;
-alter table predictions.predictions add column role varchar default 'champion';
-alter table predictions.predictions add column mode varchar default 'batch';
-update predictions.predictions set role = 'evaluation' where split = 'eval';
+alter table predictions.predictions add column if not exists role varchar default 'champion';
+alter table predictions.predictions add column if not exists mode varchar default 'batch';
+update predictions.predictions set role = 'evaluation' where split = 'eval' and role <> 'evaluation';
 """
 
 
@@ -131,7 +131,7 @@ def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.D
 def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """Create what Python owns; safe to repeat. Columns that a contract gained since are added to ``raw``."""
     connection.execute(OWNED_TABLES)
-    if "role" not in connection.table("predictions.predictions").columns:
+    if "evaluated_sha256" not in connection.table("training.model_versions").columns:
         connection.execute(UPGRADE)
     columns = {**dict.fromkeys(contract.sources, "VARCHAR"), **PROVENANCE}
     definition = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())

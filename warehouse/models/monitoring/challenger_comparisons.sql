@@ -152,7 +152,7 @@ areas as (
 ranked_areas as (
     select
         *,
-        row_number() over (partition by challenger, champion order by loss_pct desc, area) as place
+        row_number() over (partition by challenger, champion order by loss_pct desc, area asc) as place
     from areas
 ),
 
@@ -207,7 +207,8 @@ decided as (
             {%- endif %}
             {%- if contract().observed_on %}
             when stage = 'eval' then 'wait'
-            when reduction_upper_pct < {{ rules.margin_pct }} or shadow_months >= {{ rules.shadow_months }} then 'reject'
+            when reduction_upper_pct < {{ rules.margin_pct }} then 'reject'
+            when shadow_months >= {{ rules.shadow_months }} then 'reject'
             else 'wait'
             {%- else %}
             else 'reject'
@@ -220,10 +221,11 @@ final as (
     select
         *,
         case
-            when n < {{ rules.min_rows }} then 'only ' || n || ' rows that both priced have a known price, {{ rules.min_rows }} are needed'
+            when n < {{ rules.min_rows }}
+                then n || ' rows that both priced have a known price, {{ rules.min_rows }} are needed'
             else
-                'mean error of ' || challenger || ' is ' || {{ shown('error_reduction_pct') }} || ' % lower than that of '
-                || champion || ' (95 % interval ' || {{ shown('reduction_lower_pct') }} || ' to '
+                'mean error of ' || challenger || ' is ' || {{ shown('error_reduction_pct') }}
+                || ' % lower than that of ' || champion || ' (95 % interval ' || {{ shown('reduction_lower_pct') }} || ' to '
                 || {{ shown('reduction_upper_pct') }} || ' %; {{ rules.margin_pct }} % and more than 0 is required) on '
                 || n || ' rows of '
                 || case when stage = 'shadow' then 'months scored in the shadow' else 'the evaluation window' end

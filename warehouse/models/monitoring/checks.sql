@@ -64,6 +64,14 @@ reconciled as (
     from {{ ref('reconciliation') }}
 ),
 
+newest as (
+    select
+        model_version,
+        max(month) as month
+    from served
+    group by model_version
+),
+
 limits as (
     select
         metric,
@@ -157,7 +165,7 @@ together as (
         reconciled.n,
         reconciled.status
     from reconciled
-    cross join (select model_version, max(month) as month from served group by model_version) as newest
+    cross join newest
 ),
 
 changes as (

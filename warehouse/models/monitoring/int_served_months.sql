@@ -4,7 +4,7 @@
 ) }}
 
 -- Error and level of each month that a champion served, with intervals. Those of medians come from order statistics
--- (Conover 1999, Practical Nonparametric Statistics, section 3.2): ranks n/2 -+ 0.98 sqrt(n) hold it in 95 of 100 cases.
+-- (Conover 1999, Practical Nonparametric Statistics, section 3.2): ranks n/2 -+ 0.98 sqrt(n) hold it 95 times in 100.
 with months as (
     select * from {{ served_months() }} as months
     where {{ is_new_series() }}

@@ -62,7 +62,7 @@ known as (
         sum(labels.n) as new_labels
     from served
     inner join trainings on served.model_version = trainings.model_version and served.month = trainings.month
-    inner join labels on labels.month > trainings.last_trained_through and labels.month <= served.month
+    inner join labels on trainings.last_trained_through < labels.month and served.month >= labels.month
     group by served.model_version, served.month
 ),
 
@@ -140,8 +140,8 @@ decided as (
             when weighed.served_status = 'insufficient_data' then 'insufficient_data'
             when not weighed.has_evidence then 'hold'
             when weighed.has_died or weighed.rejected_since >= 2 then 'needs_human'
-            when weighed.months_since_training < {{ rules.cooldown_months }} and persistence.does_persist then 'needs_human'
-            when weighed.months_since_training < {{ rules.cooldown_months }} then 'cooldown'
+            when weighed.months_since_training < {{ rules.cooldown_months }}
+                then case when persistence.does_persist then 'needs_human' else 'cooldown' end
             when weighed.new_labels < {{ rules.min_new_labels }} then 'insufficient_data'
             else 'retrain'
         end as decision

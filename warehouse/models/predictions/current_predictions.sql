@@ -23,9 +23,9 @@ ranked as (
                     when model_versions.status = 'challenger' and predictions.role = 'canary' then 1
                     when model_versions.status = 'champion' then 2
                     else 3
-                end,
+                end asc,
                 predictions.scored_at desc,
-                predictions.model_version
+                predictions.model_version asc
         ) as place
     from predictions
     inner join model_versions on predictions.model_version = model_versions.model_version
