@@ -4,8 +4,8 @@
     python -m benchmarks.replay --months 24 --only break
 
 The rows are those of tests/factories.py: flats of four towns with 5 % noise, and a middle storey that is a fifth
-dearer, which no straight line follows. The break is a new fashion: from month 12 on, flats of two models that hardly sold
-before are three of ten sales, the one a quarter dearer than its block tells, the other a fifth cheaper.
+dearer, which no straight line follows. The break is a new fashion: from month 12 on, flats of two models that were
+never sold before are a quarter of the sales, the one far dearer than its block tells, the other as much cheaper.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests import factories
 
 FIRST = "2022-01"
 BREAK = "2022-12"
-SHARES = {"DBSS": (0.15, 1.25), "Premium Apartment": (0.15, 0.8)}
+SHARES = {"DBSS": (0.12, 1.3), "Premium Apartment": (0.12, 1 / 1.3)}
 
 
 def rows(months: int, per_month: int, *, with_break: bool) -> pa.Table:
@@ -49,7 +49,7 @@ def rows(months: int, per_month: int, *, with_break: bool) -> pa.Table:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--months", type=int, default=24)
-    parser.add_argument("--per-month", type=int, default=300)
+    parser.add_argument("--per-month", type=int, default=600)
     parser.add_argument("--only", choices=["none", "break"])
     arguments = parser.parse_args()
     last = f"{2022 + (arguments.months - 1) // 12}-{(arguments.months - 1) % 12 + 1:02d}"

@@ -1,4 +1,4 @@
-"""The FastAPI application: routes, OpenAPI, guarding, logging. It only assembles; what happens is in the other modules."""
+"""The FastAPI application: routes, OpenAPI, guarding, logging. What happens behind them is in the other modules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
+import numpy as np
+import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -40,7 +42,7 @@ from ml.serving.schemas import (
     schemas,
 )
 from ml.serving.security import HEADERS, Guard
-from ml.serving.service import Priced, Service
+from ml.serving.service import BATCH_ROWS, Priced, Service
 from ml.serving.settings import ApiSettings
 from ml.settings import Settings
 
@@ -104,7 +106,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": TITLES[status], "content": content} for status in (*statuses, 401, 403, 429, 503)}
 
 
-def _routes(app: FastAPI, service: Service, known: Schemas) -> None:
+def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PLR0915 - one short function a route
     contract, api, metrics = service.contract, service.api, service.metrics
     failing = _problems(400, 408, 413, 415, 422)
 
@@ -141,7 +143,9 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:
                 metrics.count(answers.take(places))
             if parsed.single and (reasons := mine[0][0].reasons[mine[0][1]]):
                 raise ProblemError(422, f"there is no price: {'; '.join(reasons)}", [_reason(r) for r in reasons])
-            rows = _presented(priced, first, n, parsed.places)
+            # many rows take long enough to hold up others
+            work = (priced, first, n, parsed.places)
+            rows = await asyncio.to_thread(_presented, *work) if n > BATCH_ROWS else _presented(*work)
             if explain:
                 more = await service.explain(priced, first, n)
                 for row, added in zip(rows, more, strict=True):
@@ -204,7 +208,7 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:
         )
 
     @app.get("/v1/predictions", responses=_problems(422), summary="Predictions of the batch, paged")
-    async def predictions(
+    async def predictions(  # noqa: PLR0917 - FastAPI calls it by name
         observation_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
         month: Annotated[str | None, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", examples=["2023-12"])] = None,
         area: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
@@ -279,35 +283,28 @@ def _by_answers(mine: list[tuple[Answers, int]]) -> list[tuple[Answers, list[int
 
 def _presented(priced: Priced, first: int, n: int, places: list[int]) -> list[dict[str, Any]]:
     """Answers as the response shows them, in the order of the rows."""
-    shown: dict[int, list[dict[str, Any]]] = {}
-    out = []
-    for k, (answers, i) in enumerate(priced.answers[first : first + n]):
-        if id(answers) not in shown:
-            # rows of one request stand side by side, so that only their part is looked at
-            last = max(j for a, j in priced.answers[first : first + n] if a is answers)
-            shown[id(answers)] = [{}] * i + _shown(answers, i, last + 1)
-        out.append({"index": places[k], **shown[id(answers)][i]})
-    return out
+    mine = priced.answers[first : first + n]
+    shown: dict[tuple[int, int], dict[str, Any]] = {}
+    for answers, at in _by_answers(mine):
+        # the rows of a request stand side by side among those of its batch
+        for i, row in zip(range(at[0], at[-1] + 1), _shown(answers, at[0], at[-1] + 1), strict=True):
+            shown[id(answers), i] = row
+    return [{"index": place, **shown[id(a), i]} for place, (a, i) in zip(places, mine, strict=True)]
 
 
 def _shown(answers: Answers, first: int, last: int) -> list[dict[str, Any]]:
     part = slice(first, last)
-    ranges = {
-        name: [None if v is None or v != v else v for v in values[part].tolist()]  # noqa: PLR0124 - NaN
-        for name, values in answers.ranges.items()
-    }
+    ranges = {name: _nulls(values[part]) for name, values in answers.ranges.items()}
     version = answers.version.model_version
     out = []
-    for i, (key, price, reasons, month, warnings, *r) in enumerate(
-        zip(
-            answers.checked["observation_id"].slice(first, last - first).to_pylist(),
-            answers.price[part].tolist(),
-            answers.reasons[part],
-            answers.encoding_month[part],
-            answers.warnings[part],
-            *(ranges[n] for n in _RANGES),
-            strict=True,
-        )
+    for key, price, reasons, month, warnings, *r in zip(
+        answers.checked["observation_id"].slice(first, last - first).to_pylist(),
+        answers.price[part].tolist(),
+        answers.reasons[part],
+        answers.encoding_month[part],
+        answers.warnings[part],
+        *(ranges[n] for n in _RANGES),
+        strict=True,
     ):
         if reasons:
             errors = [_reason(reason) for reason in reasons]
@@ -333,11 +330,15 @@ def _shown(answers: Answers, first: int, last: int) -> list[dict[str, Any]]:
                 "warnings": warnings,
             }
         )
-        del i
     return out
 
 
 _RANGES = ("lower_50", "upper_50", "lower_80", "upper_80", "lower_95", "upper_95", "forecast_std_pct", "grade")
+
+
+def _nulls(values: np.ndarray) -> list[Any]:
+    """Values as JSON knows them: what is not known is null."""
+    return values.tolist() if values.dtype == object else pa.array(values, from_pandas=True).to_pylist()
 
 
 def _merged(parsed: Parsed, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 #: Requests of the newest month run side by side: a large one must not hold up the small ones.
 LANES = 2
+#: So many rows are priced by one thread.
+FEW_ROWS = 64
 #: Earlier months kept ready; each costs a few megabytes and is made on first use.
 MONTHS_KEPT = 6
 
@@ -95,6 +97,9 @@ class Engine:
             self._newest.put(_Planned(bundle, encodings))
         self._earlier: OrderedDict[date, _Planned] = OrderedDict()
         self._earlier_lock = threading.Lock()
+        # threads that wait for each other cost more than few rows do
+        self._single = bundle.booster.copy()
+        self._single.set_param({"nthread": 1})
         self._known = _Known(contract, snapshot, version, bundle)
         calibration = snapshot.table(
             "select * from predictions.interval_calibration where model_version = $version",
@@ -122,7 +127,8 @@ class Engine:
         price = np.full(len(x), np.nan)
         if usable.any():
             asked = x if usable.all() else x[usable]
-            score = self.bundle.booster.inplace_predict(asked).astype(np.float64)
+            booster = self.bundle.booster if len(asked) > FEW_ROWS else self._single
+            score = booster.inplace_predict(asked).astype(np.float64)
             price[usable] = np.exp(score + offset[usable])
         ranges = self._ranges_of(checked, features, price)
         encoded = [m if m is None or self.month is None else min(m, self.month) for m in months]

@@ -1,6 +1,6 @@
-"""Price ranges of a request by the very dbt models of the batch: ``int_prediction_traits`` and ``prediction_intervals``.
+"""Price ranges of a request by the batch's dbt models, ``int_prediction_traits`` and ``prediction_intervals``.
 
-Their text is rendered here as dbt renders it, with other relations behind ``ref`` and ``source``; nothing of an interval
+Their text is rendered here as dbt renders it, with other relations behind ``ref`` and ``source``; nothing of a range
 is written in Python. What was learned from errors comes from the snapshot's ``predictions.interval_calibration``.
 """
 
@@ -149,7 +149,8 @@ class Ranges:
                 connection.register("given", self._calibration)
                 connection.register("grades", self._grades)
                 connection.execute(
-                    "create table calibration as select * replace ('asked' as model_version) from given where month = ?",
+                    "create table calibration as "
+                    "select * replace ('asked' as model_version) from given where month = ?",
                     [month],
                 )
                 connection.execute(GRID, {"months": [month]})

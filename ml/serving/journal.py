@@ -1,6 +1,6 @@
 """What the API answered and was told, as append-only JSON lines below ``HOUSING_HOME/online/<dataset>``.
 
-Policy: a feedback is acknowledged when it is on disk (one fsync for all that arrived while the last one ran). Predictions
+Policy: a feedback is acknowledged when it is on disk (one fsync for all that came while the last one ran). Predictions
 are written and synced each second, so a killed machine loses at most that; a killed process loses what it had not yet
 written. A file is closed at a size or an age and then belongs to the pipeline: feedback becomes a CSV in the landing
 folder, predictions are moved into the warehouse by ``load_predictions``. The warehouse is never touched by the API.
@@ -121,7 +121,7 @@ def land_feedback(settings: Settings) -> list[Path]:
     landed = []
     for path in sorted(folder_of(settings, "feedback").glob("*.jsonl")):
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, ACTUAL, lineterminator="\n")
+        writer: csv.DictWriter[str] = csv.DictWriter(text, ACTUAL, lineterminator="\n")
         writer.writeheader()
         writer.writerows(records(path))
         target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the API counts, under the names that Prometheus users expect. Rules and a dashboard over them: deploy/monitoring."""
+"""What the API counts, under names that Prometheus users expect. Rules and a dashboard stand in deploy/monitoring."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prometheus_client.process_collector import ProcessCollector
 from ml.serving.engine import Answers
 
 BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2.5, 5, 10, 30)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 16384)
 #: Warnings that say that a row is unlike what the model learned from.
 OUT_OF_RANGE = {"outside_training_range", "out_of_range", "unseen_value", "unseen_area", "unseen_locality"}
 
@@ -42,8 +43,10 @@ class Metrics:
         self.swaps = Counter("housing_model_swaps", "Snapshots taken over or refused", ["result"], registry=r)
         self.swap_failed = Gauge("housing_swap_failed", "1 while the newest snapshot is refused", registry=r)
         self.feedback = Counter("housing_feedback_rows", "Prices reported back and on disk", registry=r)
-        self.journal_failures = Counter("housing_journal_failures", "Writes to a journal that failed", ["kind"], registry=r)
-        self.batch = Histogram("housing_batch_rows", "Rows priced together", registry=r, buckets=(1, 2, 4, 8, 16, 32, 64, 256, 1024, 4096, 16384))
+        self.journal_failures = Counter(
+            "housing_journal_failures", "Writes to a journal that failed", ["kind"], registry=r
+        )
+        self.batch = Histogram("housing_batch_rows", "Rows priced together", registry=r, buckets=ROWS)
         # from the start, so that a first failure is an increase
         for kind in ("predictions", "feedback"):
             self.journal_failures.labels(kind)

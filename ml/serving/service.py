@@ -82,7 +82,7 @@ class Service:
         self._wake = asyncio.Event()
         self._told: list[tuple[list[dict[str, Any]], asyncio.Future[None]]] = []
         self._told_wake = asyncio.Event()
-        self._journaled: list[list[dict[str, Any]]] = []
+        self._journaled: list[tuple[Answers, list[int], list[str], datetime]] = []
         self._shadows = 0
         # one for the small requests, one for a large one
         self._pool = ThreadPoolExecutor(2, "price")
@@ -223,7 +223,7 @@ class Service:
         self._wake.set()
         return await future
 
-    async def _price_loop(self) -> None:
+    async def _price_loop(self) -> None:  # noqa: PLR0912 - one loop, read from top to bottom
         loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
@@ -288,7 +288,7 @@ class Service:
             ids.append(request_id)
         for part in priced.parts:
             if id(part) in served:
-                self._journaled.append(_records(part, *served[id(part)], now))
+                self._journaled.append((part, *served[id(part)], now))
         shadow = priced.state.challenger
         if shadow and self.contract.promotion.mode != "canary" and self._shadows < MAX_SHADOW:
             self._shadows += 1
@@ -303,7 +303,7 @@ class Service:
         try:
             assert state.challenger is not None
             answers = state.challenger.answer(rows, "challenger")
-            self._journaled.append(_records(answers, list(range(len(rows))), request_ids, now))
+            self._journaled.append((answers, list(range(len(rows))), request_ids, now))
         except Exception:
             log.exception("the shadow failed")
         finally:
@@ -313,18 +313,14 @@ class Service:
         """Contributions and comparables of some of the rows just priced."""
 
         def explained() -> list[dict[str, Any]]:
-            out: list[dict[str, Any]] = []
-            found: dict[int, list[dict[str, Any]]] = {}
-            for answers, i in priced.answers[first : first + n]:
-                if id(answers) not in found:
-                    wanted = sorted({j for a, j in priced.answers[first : first + n] if a is answers})
-                    found[id(answers)] = self._explainer(priced.state, answers).explain(answers.take(wanted))
-                    places = {j: k for k, j in enumerate(wanted)}
-                    found[id(answers)] = [
-                        found[id(answers)][places[j]] if j in places else {} for j in range(max(wanted) + 1)
-                    ]
-                out.append(found[id(answers)][i])
-            return out
+            mine = priced.answers[first : first + n]
+            found: dict[tuple[int, int], dict[str, Any]] = {}
+            for part in priced.parts:
+                places = [i for answers, i in mine if answers is part]
+                if places:
+                    rows = self._explainer(priced.state, part).explain(part.take(places))
+                    found |= {(id(part), i): row for i, row in zip(places, rows, strict=True)}
+            return [found[id(answers), i] for answers, i in mine]
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, explained)
 
@@ -407,7 +403,7 @@ class Service:
     def _flush(self) -> None:
         parts, self._journaled = self._journaled, []
         try:
-            self._predictions.append(record for part in parts for record in part)
+            self._predictions.append(record for part in parts for record in _records(*part))
             self._predictions.rotate()
         except OSError as error:
             self.metrics.journal_failures.labels("predictions").inc()

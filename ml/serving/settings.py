@@ -1,4 +1,4 @@
-"""Settings of the API process: ``HOUSING_API_*`` variables or ``.env``. Where things are stands in ``ml/settings.py``."""
+"""Settings of the API process: ``HOUSING_API_*`` variables or ``.env``. Where things are: ``ml/settings.py``."""
 
 from __future__ import annotations
 

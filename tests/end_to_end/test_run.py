@@ -109,7 +109,7 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
         price = np.array(rows["price"].to_pylist(), dtype=float)
         changed = price * np.exp(-0.5 * (np.log(price) - np.log(price).mean()))
         rows = rows.set_column(names.index("price"), "price", [[str(round(p)) for p in changed]])
-        path = factories.write_csv(rows, tmp_path / f"{month}.csv")
+        factories.write_csv(rows, tmp_path / f"{month}.csv")
     synthetic.housing("ingest", str(tmp_path))
     synthetic.housing("score", "--month", "2024-02")
     synthetic.housing("score", "--month", "2024-03")

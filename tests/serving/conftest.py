@@ -31,7 +31,9 @@ from tests.conftest import REAL_DATA, Home
 
 #: Scored months; the second one is the newest with encodings of prices before it.
 MONTHS = [date(2022, 1, 1), date(2022, 2, 1)]
-FILES = [f"{year}-{month:02d}.csv" for year, first in ((2020, 7), (2021, 1)) for month in range(first, 13)] + ["2022-01.csv", "2022-02.csv"]
+FIRST = {2020: 7, 2021: 1}
+FILES = [f"{year}-{month:02d}.csv" for year, first in FIRST.items() for month in range(first, 13)]
+FILES += ["2022-01.csv", "2022-02.csv"]
 
 
 @pytest.fixture(scope="session")

@@ -225,7 +225,8 @@ final as (
                 then n || ' rows that both priced have a known price, {{ rules.min_rows }} are needed'
             else
                 'mean error of ' || challenger || ' is ' || {{ shown('error_reduction_pct') }}
-                || ' % lower than that of ' || champion || ' (95 % interval ' || {{ shown('reduction_lower_pct') }} || ' to '
+                || ' % lower than that of ' || champion
+                || ' (95 % interval ' || {{ shown('reduction_lower_pct') }} || ' to '
                 || {{ shown('reduction_upper_pct') }} || ' %; {{ rules.margin_pct }} % and more than 0 is required) on '
                 || n || ' rows of '
                 || case when stage = 'shadow' then 'months scored in the shadow' else 'the evaluation window' end
