@@ -167,6 +167,7 @@ def score(settings: Settings, *, month: str, show: Reporter) -> None:
 def replay(settings: Settings, *, first: str, last: str, policy: str, profile: str, show: Reporter) -> str:
     """Replay months under one policy or all; returns a table of the policies and where the picture stands."""
     from dagster_project import summary
+    from dagster_project.published.snapshot import publish
     from dagster_project.replay import POLICIES, Plan, Policy
     from dagster_project.replay import replay as walk
     from dagster_project.resources import prepare_environment
@@ -182,6 +183,7 @@ def replay(settings: Settings, *, first: str, last: str, policy: str, profile: s
         walk(settings, contract, Plan(one, month_date(first), month_date(last)), params, show=show)
     with connect(settings, read_only=True) as connection:
         rows = connection.execute("select * from monitoring.replay_months order by policy, month").to_arrow_table()
+    publish(settings)
     picture = settings.home / "reports" / settings.dataset / "replay.png"
     picture.parent.mkdir(parents=True, exist_ok=True)
     replayed(rows, picture, title=f"{contract.title}: error by month under each policy")

@@ -58,7 +58,7 @@ def replayed(months: pa.Table, path: Path, *, title: str) -> None:
         axes.plot(trained, [-0.03 - 0.035 * level] * len(trained), "|", color=colour, markersize=9,
                   transform=axes.get_xaxis_transform(), clip_on=False)  # fmt: skip
     axes.set_ylabel("median absolute error, percent")
-    axes.set_ylim(bottom=0)
+    axes.margins(y=0.2)
     axes.tick_params(axis="x", pad=18)
     axes.set_xlabel("month scored (ticks below the axis: trainings; dots: a challenger was promoted after that month)")
     axes.set_title(title, loc="left", fontsize=11, color=INK)

@@ -131,7 +131,8 @@ def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.D
 def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """Create what Python owns; safe to repeat. Columns that a contract gained since are added to ``raw``."""
     connection.execute(OWNED_TABLES)
-    if "evaluated_sha256" not in connection.table("training.model_versions").columns:
+    newest = connection.execute("select 1 from duckdb_columns() where column_name = 'evaluated_sha256'").fetchone()
+    if newest is None:
         connection.execute(UPGRADE)
     columns = {**dict.fromkeys(contract.sources, "VARCHAR"), **PROVENANCE}
     definition = ", ".join(f"{quoted(name)} {kind}" for name, kind in columns.items())

@@ -117,7 +117,7 @@ def test_a_journal_rotates_by_size_and_by_age(tmp_path: Path) -> None:
     small = journal.Journal(tmp_path / "size", rotate_bytes=10, rotate_s=10**9)
     small.append([{"a": "x" * 20}])
     assert small.rotate() is not None
-    young = journal.Journal(tmp_path / "age", rotate_bytes=10**9, rotate_s=0.001)
+    young = journal.Journal(tmp_path / "age", rotate_bytes=10**9, rotate_s=0)
     young.append([{"a": 1}])
     assert young.rotate() is not None
     assert young.rotate() is None, "nothing is open"

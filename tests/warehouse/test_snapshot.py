@@ -19,7 +19,7 @@ from ml.settings import PROJECT_ROOT, Settings
 from ml.warehouse import WarehouseBusyError, connect, create_tables
 
 MADE_UP = """
-create schema features; create schema staging; create schema intermediate; create schema monitoring;
+create schema features; create schema staging; create schema intermediate;
 create table features.features as
     select i::varchar as observation_id, date '2020-01-01' as month, i * 1000.0 as price, i % 7 as rooms,
         1::bigint as built_through_batch
@@ -76,6 +76,7 @@ def test_only_public_tables_are_published_and_views_become_tables(settings: Sett
     assert sorted(names) == [
         "features.encodings",
         "monitoring.reconciliation",
+        "monitoring.replay_months",
         "predictions.comparables",
         "predictions.explanations",
         "predictions.predictions",
@@ -86,6 +87,8 @@ def test_only_public_tables_are_published_and_views_become_tables(settings: Sett
         "training.model_aliases",
         "training.model_selection",
         "training.model_versions",
+        "training.promotion_decisions",
+        "training.retrain_attempts",
         "training.training_dataset",
     ]
     assert ask(settings, "select view_name from duckdb_views() where not internal") == []
