@@ -4,8 +4,8 @@
     python -m benchmarks.replay --months 24 --only break
 
 The rows are those of tests/factories.py: flats of four towns with 5 % noise, and a middle storey that is a fifth
-dearer, which no straight line follows. The break is a new fashion: from month 12 on, flats of two models that were
-never sold before are a quarter of the sales, the one far dearer than its block tells, the other as much cheaper.
+dearer, which no straight line follows. The break is new building: from month 12 on, three of ten sales are flats of two
+models that were never sold before, in new streets, the one far dearer than its town tells, the other as much cheaper.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests import factories
 
 FIRST = "2022-01"
 BREAK = "2022-12"
-SHARES = {"DBSS": (0.12, 1.3), "Premium Apartment": (0.12, 1 / 1.3)}
+SHARES = {"DBSS": (0.15, 1.3), "Premium Apartment": (0.15, 1 / 1.3)}
 
 
 def rows(months: int, per_month: int, *, with_break: bool) -> pa.Table:
@@ -36,11 +36,15 @@ def rows(months: int, per_month: int, *, with_break: bool) -> pa.Table:
     drawn = np.random.default_rng(12).random(table.num_rows)
     after = (np.array(table["month"].to_pylist()) >= BREAK) & with_break
     models = np.array(table["flat_model"].to_pylist(), dtype=object)
+    streets = np.array(table["street_name"].to_pylist(), dtype=object)
+    towns = np.array(table["town"].to_pylist())
     upper = 0.0
     for model, (share, factor) in SHARES.items():
         chosen = after & (drawn >= upper) & (drawn < upper + share)
         models[chosen], price[chosen], upper = model, price[chosen] * factor, upper + share
-    for name, values in (("flat_model", models), ("resale_price", np.round(price).astype(int))):
+        streets[chosen] = np.char.add(towns[chosen], f" {model.upper()} WALK")
+    changed = {"flat_model": models, "street_name": streets, "resale_price": np.round(price).astype(int)}
+    for name, values in changed.items():
         column = pa.array(values.astype(str).tolist())
         table = table.set_column(table.column_names.index(name), name, column)
     return table
