@@ -19,7 +19,7 @@ dashboard: .venv/installed
 
 # linters wait for one core at a time and tests for another: together they take two thirds of the time
 test: .venv/dev
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target lint tests
+	@$(MAKE) --no-print-directory --jobs=2 lint tests
 
 # in the order of the folders, so that the long end-to-end modules do not come last
 tests: .venv/dev
