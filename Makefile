@@ -23,7 +23,8 @@ test: .venv/dev
 
 # in the order of the folders, so that the long end-to-end modules do not come last
 tests: .venv/dev
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
+		--durations 12
 
 lint: .venv/dev
 	$(BIN)/ruff check .

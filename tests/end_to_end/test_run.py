@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from ml.promotion import rollback
+from ml.promotion import promote, rollback
 from ml.warehouse import connect
 from tests.conftest import Home
 
@@ -127,8 +127,8 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
     assert trained[1]["status"] == "challenger"
     assert synthetic.one("select verdict from monitoring.challenger_comparisons") == "wait"
 
-    assert "champion is v2" in synthetic.housing("promote").stdout
     with connect(synthetic.settings) as connection:
+        assert promote(connection, synthetic.settings, None, actor="test")[0].startswith("champion is v2")
         assert rollback(connection, synthetic.settings, actor="test")[0].startswith("champion is v1")
     assert synthetic.one("select model_version from training.model_versions where status = 'champion'") == "v1"
     assert synthetic.query(f"{mine} and split <> 'eval' order by all").equals(before)

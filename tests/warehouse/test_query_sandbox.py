@@ -389,11 +389,12 @@ def test_a_wrong_query_is_answered_with_one_readable_sentence(settings: Settings
     ],
 )
 def test_a_query_that_takes_too_long_is_stopped(settings: Settings, sql: str):
+    others = psutil.Process().children()  # of earlier tests, such as the driver of the browser
     started = time.monotonic()
     sentence = refusal(settings, sql, timeout_s=1)
     assert sentence == "the query took longer than 1 s and was stopped; filter or aggregate more"
     assert time.monotonic() - started < 10
-    assert psutil.Process().children() == []
+    assert [child for child in psutil.Process().children() if child not in others] == []
 
 
 @pytest.mark.parametrize(
