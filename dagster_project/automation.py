@@ -12,6 +12,7 @@ from typing import Any
 
 import dagster as dg
 
+from dagster_project.alerting import DATASET_TAG
 from dagster_project.predictions.partitions import scoring_months
 from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
@@ -173,7 +174,7 @@ def retrain_request(dataset: str, decision: dict[str, Any], attempt: int) -> dg.
         job_name=retrain_job.name,
         run_config={"ops": {"training__model_versions": {"config": config}}},
         tags={
-            "housing/dataset": dataset,
+            DATASET_TAG: dataset,
             DECISION: f"{dataset} {decision['decision_id']}",
             REASONS: ", ".join(decision["reasons"]),
             "housing/mdape_pct": f"{decision['mdape_pct']:.2f}",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from expectations.raw_file import MISSING_COLUMNS, ROWS, implausible, span
+from expectations.raw_file import MISSING_COLUMNS, ROWS, empty, implausible, span
 from expectations.runner import Rule
 from ml.contract import Column, Contract
 from ml.warehouse import quoted
@@ -59,10 +59,10 @@ def rules(contract: Contract) -> list[Rule]:
     found = [
         Rule(ROWS, "a file holds at least one row", minimum=1, measure="count(*)"),
         Rule(MISSING_COLUMNS, "a file has an observation_id or the whole key, and a price", maximum=0),
-        _empty("missing_observation_id", (OBSERVATION_ID,), limits.max_missing_key_share),
+        empty("missing_observation_id", (OBSERVATION_ID,), limits.max_missing_key_share),
     ]
     if keys := key_headers(contract):
-        found.append(_empty("missing_key", tuple(keys), limits.max_missing_key_share))
+        found.append(empty("missing_key", tuple(keys), limits.max_missing_key_share))
     for number, header in enumerate(price_headers(contract)):
         text, suffix = quoted(header), f"_{number}" if number else ""
         found += [
@@ -108,9 +108,3 @@ def utc(text: str) -> str:
         f"case when regexp_matches({text}, '{OFFSET}') then timezone('UTC', try_cast({text} as timestamptz)) "
         f"else try_cast({text} as timestamp) end"
     )
-
-
-def _empty(name: str, headers: tuple[str, ...], limit: float) -> Rule:
-    listed = ", ".join(repr(h) for h in headers)
-    condition = " or ".join(f"coalesce(trim({quoted(h)}), '') = ''" for h in headers)
-    return Rule(name, f"{listed} is empty", maximum=limit, bad=condition, columns=headers)

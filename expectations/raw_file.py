@@ -26,9 +26,9 @@ def rules(contract: Contract) -> list[Rule]:
         Rule(MISSING_COLUMNS, "a file has every required column", maximum=0),
     ]
     if key:
-        found.append(_empty("missing_key", "the key", key, limits.max_missing_key_share))
+        found.append(empty("missing_key", key, limits.max_missing_key_share, what="the key"))
     if date:
-        found.append(_empty("missing_date", "the date", date, limits.max_missing_date_share))
+        found.append(empty("missing_date", date, limits.max_missing_date_share, what="the date"))
     for header, column in landed:
         if column.type != "text":
             kind = f"a date like {column.format}" if column.type == "date" else "a number"
@@ -54,10 +54,12 @@ def rules(contract: Contract) -> list[Rule]:
     return found
 
 
-def _empty(name: str, what: str, headers: tuple[str, ...], limit: float) -> Rule:
+def empty(name: str, headers: tuple[str, ...], limit: float, *, what: str = "") -> Rule:
+    """Rule on rows in which one of the columns has no text; ``what`` the columns are, for a reader."""
     listed = ", ".join(repr(h) for h in headers)
     condition = " or ".join(f"coalesce(trim({quoted(h)}), '') = ''" for h in headers)
-    return Rule(name, f"{what} ({listed}) is empty", maximum=limit, bad=condition, columns=headers)
+    named = f"{what} ({listed})" if what else listed
+    return Rule(name, f"{named} is empty", maximum=limit, bad=condition, columns=headers)
 
 
 # In both conditions the common case comes first: a file of a million rows has few rows that get past it.

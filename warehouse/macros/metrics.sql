@@ -54,6 +54,16 @@
 {# Gini coefficient of `x` in the order of `price_rank` (1 is the cheapest). #}
 {% macro gini(x) %}{{ return('2 * sum(price_rank * ' ~ x ~ ') / (count(*) * sum(' ~ x ~ ')) - (count(*) + 1.0) / count(*)') }}{% endmacro %}
 
+{# `select` of columns of all predictions, of models and of what one would say without one. #}
+{% macro predictions_and_baselines(columns) -%}
+    {%- for relation in [source('predictions', 'predictions'), ref('baseline_predictions')] %}
+    select
+        {{ columns | join(',\n        ') }}
+    from {{ relation }}
+    {{ 'union all' if not loop.last }}
+    {%- endfor %}
+{%- endmacro %}
+
 {# Columns of a relation for a select list. #}
 {% macro qualified(relation, names) -%}
         {%- for name in names -%}

@@ -2,7 +2,10 @@
 -- Evidence is an error or a level that is worse beyond doubt, or drift once many prices are new; drift alone warns.
 {%- set rules = retraining_rules() %}
 with served as (
-    select * from {{ ref('served_months') }}
+    select
+        *,
+        model_version || ' ' || substr(cast(month as varchar), 1, 7) as decision_id
+    from {{ ref('served_months') }}
 ),
 
 model_versions as (
@@ -68,7 +71,7 @@ known as (
 
 gathered as (
     select
-        served.model_version || ' ' || substr(cast(served.month as varchar), 1, 7) as decision_id,
+        served.decision_id,
         served.model_version,
         served.month,
         served.n,
@@ -94,8 +97,7 @@ gathered as (
     inner join trainings on served.model_version = trainings.model_version and served.month = trainings.month
     left join known on served.model_version = known.model_version and served.month = known.month
     left join drift on served.model_version = drift.model_version and served.month = drift.month
-    left join attempts
-        on served.model_version || ' ' || substr(cast(served.month as varchar), 1, 7) = attempts.decision_id
+    left join attempts on served.decision_id = attempts.decision_id
 ),
 
 drifting as (

@@ -2,18 +2,9 @@
 
 -- Predictions beside simulated prices. Apart from predictions_matched, so that nothing judges by them by mistake.
 with predictions as (
-    {%- for relation in [source('predictions', 'predictions'), ref('baseline_predictions')] %}
-    select
-        observation_id,
-        model_version,
-        kind,
-        split,
-        month,
-        area,
-        predicted_price
-    from {{ relation }}
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+    {{- predictions_and_baselines([
+        'observation_id', 'model_version', 'kind', 'split', 'month', 'area', 'predicted_price',
+    ]) }}
 ),
 
 simulated as (

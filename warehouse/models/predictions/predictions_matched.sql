@@ -3,21 +3,10 @@
 -- Predictions beside the price that came, never a simulated one. A view: monitoring reads a few columns of it, and a
 -- stored copy would double the largest table.
 with predictions as (
-    {%- for relation in [source('predictions', 'predictions'), ref('baseline_predictions')] %}
-    select
-        observation_id,
-        model_version,
-        kind,
-        split,
-        observed_on,
-        month,
-        area,
-        locality,
-        predicted_price,
-        scored_at
-    from {{ relation }}
-    {{ 'union all' if not loop.last }}
-    {%- endfor %}
+    {{- predictions_and_baselines([
+        'observation_id', 'model_version', 'kind', 'split', 'observed_on', 'month', 'area', 'locality',
+        'predicted_price', 'scored_at',
+    ]) }}
 ),
 
 actuals as (
