@@ -97,10 +97,10 @@ def every_month(contract: Contract) -> dict[str, str]:
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="On the first of the month, score the month that has closed.",
 )
-def score_monthly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+def score_monthly(context: dg.ScheduleEvaluationContext, housing: Housing) -> dg.RunRequest:
     now = context.scheduled_execution_time or datetime.now(UTC)
     key = add_months(now.date(), -1).isoformat()
-    return dg.RunRequest(run_key=key, partition_key=key)
+    return dg.RunRequest(run_key=key, partition_key=key, tags={DATASET_TAG: housing.settings.dataset})
 
 
 @dg.sensor(
@@ -118,7 +118,7 @@ def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
         yield dg.SkipReason("nothing new has landed")
     else:
         # the run key makes the request idempotent, should the cursor be lost
-        yield dg.RunRequest(run_key=listing)
+        yield dg.RunRequest(run_key=listing, tags={DATASET_TAG: housing.settings.dataset})
         context.update_cursor(listing)
 
 
@@ -130,10 +130,14 @@ def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="After files landed or a version was trained: score what is pending, judge, promote, publish.",
 )
-def follow_up(context: dg.RunStatusSensorContext, housing: Housing) -> dg.RunRequest:
+def follow_up(context: dg.RunStatusSensorContext, housing: Housing) -> dg.RunRequest | dg.SkipReason:
+    dataset, done = housing.settings.dataset, context.dagster_run
+    # a run started by hand in the UI has no tag: it is of the dataset that the UI shows
+    if (other := done.tags.get(DATASET_TAG, dataset)) != dataset:
+        return dg.SkipReason(f"run {done.run_id[:8]} is of {other}")
     return dg.RunRequest(
-        run_key=f"after {context.dagster_run.run_id}",
-        tags={**every_month(housing.contract), "housing/after": context.dagster_run.run_id},
+        run_key=f"after {done.run_id}",
+        tags={**every_month(housing.contract), DATASET_TAG: dataset, "housing/after": done.run_id},
     )
 
 
@@ -158,7 +162,11 @@ def retrain_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
     most = housing.contract.retraining.max_attempts
     if len(died) >= most:
         # the attempts stand in the warehouse; judging again turns the decision into needs_human
-        yield dg.RunRequest(run_key=f"{housing.settings.dataset} {name} gave up", job_name=monitor_job.name)
+        yield dg.RunRequest(
+            run_key=f"{housing.settings.dataset} {name} gave up",
+            job_name=monitor_job.name,
+            tags={DATASET_TAG: housing.settings.dataset},
+        )
         return
     if died and not _is_time(died, context):
         yield dg.SkipReason(f"{len(died)} of {most} trainings for {name} died; the next one waits")

@@ -319,13 +319,18 @@ class _Session:
     def _forget_dead_runs(self) -> None:
         """Mark runs as failed whose process was killed, and free their places in the pool.
 
-        Whoever holds the warehouse lock knows that no other command is running.
+        Whoever holds the warehouse lock knows that no other command of this dataset is running; one of another
+        dataset is dead when its process is gone.
         """
         import dagster as dg
+        import psutil
+
+        from dagster_project.alerting import DATASET_TAG
 
         unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
         for run_ in self._instance.get_runs(unfinished):
-            if "housing/pid" in run_.tags:
+            pid = run_.tags.get("housing/pid")
+            if pid and (run_.tags.get(DATASET_TAG) == self._settings.dataset or not psutil.pid_exists(int(pid))):
                 self._instance.report_run_failed(run_, "the process of this run was killed")
                 self._instance.event_log_storage.free_concurrency_slots_for_run(run_.run_id)
 

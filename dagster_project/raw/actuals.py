@@ -33,6 +33,7 @@ REASONS = {
     "applied": None,
     "unchanged": "its row has this price already",
     "superseded": "a price that was reported or landed later counts",
+    "outranked": "its row has a price from a landed file, which one told to the API does not change",
     "unknown_key": "no landed row has this key yet; tried again with every load",
     "invalid": "the price is not a number",
     "simulated": "made up from a prediction; nothing learns from it",
@@ -156,7 +157,8 @@ class Actuals(Inbox):
         """Temporary table ``judged_actuals``: of every real, readable price whether it is news, and what it is else.
 
         Of several prices of a key the one reported last counts (without ``reported_at``: when it landed), then the one
-        loaded last. It is news where its row has another price that landed before it, or none.
+        loaded last. It is news where its row has another price that landed before it, or none. Prices told to the API
+        fill what is missing: they come after those of files and only correct each other.
         """
         self.connection.execute(
             f"""
@@ -166,14 +168,20 @@ class Actuals(Inbox):
                     *,
                     row_number() over (
                         partition by observation_id
-                        order by coalesce(reported_at, _loaded_at) desc, _batch desc, _row desc
+                        order by
+                            source = 'online', coalesce(reported_at, _loaded_at) desc, _batch desc, _row desc
                     ) as place
                 from (from raw.actuals {where})
                 where status not in ('simulated', 'invalid')
             ),
 
             current_rows as (
-                select observation_id, _batch, _row, price
+                select
+                    observation_id, _batch, _row, price,
+                    price is not null and (_batch, _row) not in (
+                        select (applied_batch, _row) from raw.actuals
+                        where source = 'online' and applied_batch is not null
+                    ) as is_from_file
                 from {CHECKED}
                 where observation_id in (select observation_id from reported)
                 -- the row that counts, or would if its price were good
@@ -185,11 +193,13 @@ class Actuals(Inbox):
             select
                 a._file, a._batch, a._row, r._batch as current_batch, r._row as current_row,
                 a.place = 1 and r._batch is not null and r.price is distinct from try_cast(a.price as double)
-                    and (r.price is null or r._batch < a._batch) as is_news,
+                    and (r.price is null or r._batch < a._batch)
+                    and not (a.source = 'online' and r.is_from_file) as is_news,
                 case
                     when r._batch is null then 'unknown_key'
                     when a.applied_batch is not null or is_news then 'applied'
                     when a.place = 1 and r.price = try_cast(a.price as double) then 'unchanged'
+                    when a.source = 'online' and r.is_from_file then 'outranked'
                     else 'superseded'
                 end as status
             from reported as a

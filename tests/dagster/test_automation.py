@@ -136,14 +136,22 @@ def test_a_run_that_dies_is_tried_again_a_bounded_number_of_times_then_a_person_
     assert [run.job_name for run in instance.get_runs()].count("monitor") == 1
 
 
-def test_after_a_training_everything_pending_is_scored(settings: Settings, instance: dg.DagsterInstance) -> None:
-    run = dg.DagsterRun(job_name="retrain", run_id="0" * 8 + "-0000-4000-8000-000000000000")
-    event = dg.DagsterEvent("PIPELINE_SUCCESS", "retrain")
-    context = dg.build_run_status_sensor_context(
-        sensor_name="follow_up", dagster_instance=instance, dagster_run=run, dagster_event=event,
-        resources={"housing": Housing(home=str(settings.home), dataset="hdb")},
-    )  # fmt: skip
-    request = follow_up(context)
-    assert isinstance(request, dg.RunRequest)
-    assert request.run_key == f"after {run.run_id}"
-    assert request.tags["dagster/asset_partition_range_start"] == "2017-01-01"
+def test_after_a_training_everything_pending_of_its_dataset_is_scored(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    def after(tags: dict[str, str]) -> object:
+        run = dg.DagsterRun(job_name="retrain", run_id="0" * 8 + "-0000-4000-8000-000000000000", tags=tags)
+        event = dg.DagsterEvent("PIPELINE_SUCCESS", "retrain")
+        context = dg.build_run_status_sensor_context(
+            sensor_name="follow_up", dagster_instance=instance, dagster_run=run, dagster_event=event,
+            resources={"housing": Housing(home=str(settings.home), dataset="hdb")},
+        )  # fmt: skip
+        return follow_up(context)
+
+    for tags in ({}, {"housing/dataset": "hdb"}):
+        request = after(tags)
+        assert isinstance(request, dg.RunRequest)
+        assert request.run_key == "after 00000000-0000-4000-8000-000000000000"
+        assert request.tags["dagster/asset_partition_range_start"] == "2017-01-01"
+        assert request.tags["housing/dataset"] == "hdb"
+    assert isinstance(after({"housing/dataset": "ames"}), dg.SkipReason)

@@ -71,8 +71,8 @@ def test_every_dbt_test_and_every_expectation_is_an_asset_check(
     assert {"rows", "missing_key", "unparsable__floor_area_sqm", "gate", "duplicate_keys"} <= checks
 
 
-@pytest.mark.parametrize("dataset", available())
-def test_every_shipped_dataset_loads(dataset: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dataset", sorted({*available()} - {"hdb"}))
+def test_every_other_shipped_dataset_loads(dataset: str, tmp_path: Path) -> None:
     loaded = build_defs(Settings(home=tmp_path, dataset=dataset))
     assert {job.name for job in loaded.resolve_all_job_defs()} >= {"land", "train", "score", "monitor"}
 
@@ -87,9 +87,13 @@ def test_schedule_and_sensor_run_as_shipped() -> None:
 def test_the_first_of_the_month_scores_the_month_that_closed() -> None:
     for when, key in ((datetime(2023, 7, 1, 6), "2023-06-01"), (datetime(2024, 1, 1, 6), "2023-12-01")):
         with dg.DagsterInstance.ephemeral() as instance:
-            request = score_monthly(dg.build_schedule_context(instance=instance, scheduled_execution_time=when))
+            context = dg.build_schedule_context(
+                instance=instance, scheduled_execution_time=when, resources={"housing": Housing(dataset="hdb")}
+            )
+            request = score_monthly(context)
         assert isinstance(request, dg.RunRequest)
         assert request.partition_key == request.run_key == key
+        assert request.tags["housing/dataset"] == "hdb"
 
 
 def test_the_landing_sensor_asks_for_one_run_for_each_change(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from ml.promotion import promote, rollback
 from ml.warehouse import connect
+from tests.built import first_run
 from tests.conftest import Home
 
 #: Public tables that a run with nothing new must leave as they are.
@@ -30,17 +31,19 @@ def fingerprints(home: Home) -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """A finished first run on a small synthetic file; the tests of this module share it and only add to it."""
-    root = tmp_path_factory.mktemp("synthetic")
-    home = Home(root / "home", "housets", root / "dbt")
-    home.housing("generate", str(root / "housets.csv"), "--rows", "20000", "--seed", "3")
-    home.first_output = home.housing("run", "--from", str(root / "housets.csv")).stdout  # pyright: ignore
-    return home
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
+    """A finished first run on a small synthetic file, and what it said."""
+    return first_run(tmp_path_factory)
 
 
-def test_the_first_run_ends_with_a_readable_summary(synthetic: Home) -> None:
-    text = synthetic.first_output  # pyright: ignore
+@pytest.fixture(scope="module")
+def synthetic(run: tuple[Home, str]) -> Home:
+    """The tests of this module share it and only add to it."""
+    return run[0]
+
+
+def test_the_first_run_ends_with_a_readable_summary(run: tuple[Home, str]) -> None:
+    text = run[1]
     for wanted in ("landed       20,000 rows", "superseded", "v1 passed its gate", "champion     v1", "persistence",
                    "linear_v1", "holdout", "make ui"):  # fmt: skip
         assert wanted in text, text

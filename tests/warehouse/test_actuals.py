@@ -153,6 +153,21 @@ def test_of_several_prices_the_one_reported_last_counts_then_the_one_loaded_last
     ]
 
 
+def test_a_price_told_to_the_api_fills_and_corrects_its_own_and_changes_no_landed_one(hdb: Home) -> None:
+    landed, missing = IDS["2022-03"][0], IDS["2022-04"][0]
+    before = price(hdb, landed)
+    told = {"price": 400_000, "source": "online"}
+    put(hdb, "online-1.csv", {"_id": landed, **told}, {"_id": missing, **told})
+    assert (price(hdb, landed), price(hdb, missing)) == (before, "400000")
+    put(hdb, "online-2.csv", {"_id": missing, "price": 410_000, "source": "online"})
+    assert price(hdb, missing) == "410000"
+    # an operator's file counts, though the API is told of another price later
+    put(hdb, "file.csv", {"_id": missing, "price": 420_000})
+    put(hdb, "online-3.csv", {"_id": missing, "price": 430_000, "source": "online"})
+    assert price(hdb, missing) == "420000"
+    assert [s for _, _, s in statuses(hdb)] == ["outranked", "applied", "applied", "applied", "superseded"]
+
+
 def test_a_price_for_an_unknown_key_waits_for_its_row(hdb: Home) -> None:
     late = factories.hdb_rows(LATE, months=1, per_month=3).to_pylist()
     put(hdb, "early.csv", *({"_id": r["_id"], "price": 500_000 + i} for i, r in enumerate(late)))
