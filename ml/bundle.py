@@ -144,26 +144,36 @@ class Bundle:
         config: dict[str, Any],
         encodings: Callable[[duckdb.DuckDBPyConnection], None],
         *,
-        request: str = REQUEST_VIEW,
-        rewritten: Callable[[str], str] = str,
-        disabled_optimizers: str = "in_clause",
-        row_group_size: int = 122_880,
+        given: Any = None,
     ) -> duckdb.DuckDBPyConnection:
         """A new in-memory twin of the warehouse; ``encodings`` is asked to create ``features.encodings`` in it.
 
-        ``request`` creates ``intermediate.int_observations``; ``rewritten`` may change how a view's SQL is planned.
+        ``raw.observations`` is an empty table, or reads what ``given`` holds whenever it is asked: an Arrow stream of
+        rows under the headers of the landed files, with their place in ``_row``.
         """
         connection = duckdb.connect(":memory:", config=config)
-        columns = [f"{_quoted(name)} varchar" for name in self._formats]
-        connection.execute(f"attach ':memory:' as {self.dataset} (row_group_size {row_group_size})")
+        connection.execute(f"attach ':memory:' as {self.dataset}")
         connection.execute(f"use {self.dataset}")
         connection.execute(
             "create schema raw; create schema staging; create schema intermediate; create schema features"
         )
+        columns = [f"{_quoted(name)} varchar" for name in self._formats]
         connection.execute(
             f"create table raw.observations ({', '.join(columns)}, _file varchar, _row bigint, "
             "_loaded_at timestamp, _batch bigint)"
         )
+        if given is not None:
+            kinds = {field.name: field.type for field in pa.schema(given)}
+            texts = [
+                f"{_text_of(_quoted(name), kinds[name], form) if name in kinds else 'null::varchar'} as {_quoted(name)}"
+                for name, form in self._formats.items()
+            ]
+            connection.register("given", given)
+            connection.execute("drop table raw.observations")
+            connection.execute(
+                f"create view raw.observations as select {', '.join(texts)}, 'request' as _file, _row, "
+                "timestamp '1970-01-01' as _loaded_at, 0::bigint as _batch from given"
+            )
         encodings(connection)
         for relation, name in self.metadata["tables"].items():
             if relation != "features.encodings":
@@ -171,10 +181,10 @@ class Bundle:
                 connection.execute(f"create table {relation} as select * from read_parquet(?)", [path])
         for relation, sql in json.loads((self._folder / "sql.json").read_text(encoding="utf-8")):
             if relation == "features.features_as_of":
-                connection.execute(request)
-            connection.execute(rewritten(sql))
+                connection.execute(REQUEST_VIEW)
+            connection.execute(sql)
         # DuckDB turns each long IN list into a hash join: for a request of few rows, ten times the work
-        connection.execute(f"set disabled_optimizers = '{disabled_optimizers}'")
+        connection.execute("set disabled_optimizers = 'in_clause'")
         # from here on, the database reads and writes nothing but its own memory
         connection.execute("set enable_external_access = false")
         connection.execute("set enable_progress_bar = false")

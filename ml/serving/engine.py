@@ -1,13 +1,12 @@
 """One model version over one snapshot: rows in, prices with ranges, grades and warnings out.
 
-Features are the bundle's SQL over the snapshot's encodings, ranges the dbt models' (``intervals.py``). What is done
-with an answer (journal, metrics, JSON) is not here; which version answers is decided in ``service.py``.
+Features are the bundle's SQL over the snapshot's encodings (``features.py``), ranges are dbt's (``intervals.py``). What
+is done with an answer (journal, metrics, JSON) is not here; which version answers is decided in ``service.py``.
 """
 
 from __future__ import annotations
 
 import queue
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,6 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, TypeVar
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,6 +22,7 @@ import pyarrow.compute as pc
 from ml.bundle import NO_LEVEL, Bundle, feature_matrix
 from ml.contract import Contract
 from ml.registry import ModelVersion
+from ml.serving.features import Encodings, Features
 from ml.serving.intervals import RANGES, Ranges
 from ml.serving.snapshot import Snapshot
 from ml.warehouse import quoted
@@ -37,11 +36,6 @@ FEW_ROWS = 64
 #: Earlier months kept ready; each costs a few megabytes and is made on first use.
 MONTHS_KEPT = 6
 
-#: What the checked rows of a request are stored in, so that they are checked once.
-REQUEST = """
-create table intermediate.request as select * from intermediate.int_observations_checked;
-create view intermediate.int_observations as select * from intermediate.request
-"""
 CHECKED = ("observation_id", "observed_on", "month", "area", "locality", "reasons", "labels")
 FOR_RANGES = ("target_offset", "persistence_price", "history_n")
 
@@ -91,11 +85,12 @@ class Engine:
             )
         self.contract, self.snapshot, self.version, self.bundle = contract, snapshot, version, bundle
         self.month = snapshot.newest_month()
-        encodings = snapshot.encodings(contract, self.month)
-        self._newest: queue.LifoQueue[_Planned] = queue.LifoQueue()
+        self._schema = self._raw([]).schema
+        encodings = Encodings(snapshot.encodings(contract, self.month))
+        self._newest: queue.LifoQueue[Features] = queue.LifoQueue()
         for _ in range(LANES):
-            self._newest.put(_Planned(bundle, encodings))
-        self._earlier: OrderedDict[date, _Planned] = OrderedDict()
+            self._newest.put(self._features(encodings))
+        self._earlier: OrderedDict[date, Features] = OrderedDict()
         self._earlier_lock = threading.Lock()
         # threads that wait for each other cost more than few rows do
         self._single = bundle.booster.copy()
@@ -111,10 +106,12 @@ class Engine:
     def answer(self, rows: Sequence[dict[str, Any]], role: str) -> Answers:
         """Answers to rows whose keys are the contract's column names. A row without a price says why."""
         raw = self._raw(rows)
-        with _taken(self._newest) as planned, planned.request(raw) as checked:
+        with _taken(self._newest) as newest:
+            checked = newest.checked(raw)
             months: list[date | None] = checked["month"].to_pylist()
             earlier = {m for m in months if m and self.month and m < self.month}
-            features = planned.features() if len(earlier) < len({*months}) else None
+            features = newest.of(checked) if len(earlier) < len({*months}) else None
+        checked = checked.select(CHECKED)
         for month in sorted(earlier):
             place = np.array([i for i, m in enumerate(months) if m == month])
             part = self._of_month(month, raw.take(place))
@@ -157,17 +154,19 @@ class Engine:
             columns[header] = pa.array(values, kind)
         return pa.table(columns)
 
+    def _features(self, encodings: Encodings) -> Features:
+        return Features(self.bundle, encodings, self._schema, CHECKED, (*FOR_RANGES, *self.bundle.features_used))
+
     def _of_month(self, month: date, raw: pa.Table) -> pa.Table:
         # one caller at a time: who asks for the past can wait
         with self._earlier_lock:
-            planned = self._earlier.pop(month, None) or _Planned(
-                self.bundle, self.snapshot.encodings(self.contract, month)
+            asked = self._earlier.pop(month, None) or self._features(
+                Encodings(self.snapshot.encodings(self.contract, month))
             )
-            self._earlier[month] = planned
+            self._earlier[month] = asked
             while len(self._earlier) > MONTHS_KEPT:
                 self._earlier.popitem(last=False)
-            with planned.request(raw):
-                return planned.features()
+            return asked.of(asked.checked(raw))
 
     def _ranges_of(self, checked: pa.Table, features: pa.Table, price: np.ndarray) -> dict[str, np.ndarray]:
         rows = pa.table(
@@ -176,54 +175,6 @@ class Engine:
             | {"predicted_price": pa.array(price, from_pandas=True)}
         )
         return self._ranges.of(rows)
-
-
-class _Planned:
-    """The bundle's SQL over encodings of one month, planned once: that takes longer than running it over few rows.
-
-    For one thread at a time.
-    """
-
-    def __init__(self, bundle: Bundle, encodings: pa.Table) -> None:
-        self._bundle = bundle
-
-        def fill(connection: duckdb.DuckDBPyConnection) -> None:
-            connection.register("encodings", encodings)
-            connection.execute("create table features.encodings as from encodings")
-            connection.unregister("encodings")
-
-        self._connection = bundle.twin(
-            # a plan of forty small operators gains nothing from a second thread
-            {"threads": 1},
-            fill,
-            request=REQUEST,
-            rewritten=_inlined,
-            # the rows change and the plan does not: nothing may be concluded from what the table held
-            disabled_optimizers="in_clause,statistics_propagation",
-            # encodings are in order: a join looks only into the groups that may hold its own
-            row_group_size=2048,
-        )
-        features = ", ".join(map(quoted, bundle.features_used))
-        for name, sql in {
-            "checked": "insert into intermediate.request select * from intermediate.int_observations_checked",
-            "rows": f"select _row, {', '.join(CHECKED)} from intermediate.request",
-            "asked": f"select _row, {', '.join(FOR_RANGES)}, {features} from features.features_as_of",
-        }.items():
-            self._connection.execute(f"prepare {name} as {sql}")
-
-    @contextmanager
-    def request(self, raw: pa.Table) -> Iterator[pa.Table]:
-        """CHECKED of raw rows, in their order; ``features`` may be asked until the block ends."""
-        try:
-            self._bundle.insert(self._connection, raw)
-            self._connection.execute("execute checked")
-            yield _in_order(self._connection.execute("execute rows").to_arrow_table())
-        finally:
-            self._connection.rollback()
-
-    def features(self) -> pa.Table:
-        """FOR_RANGES and the model's features of the rows of the request, in their order."""
-        return _in_order(self._connection.execute("execute asked").to_arrow_table())
 
 
 class _Known:
@@ -297,18 +248,6 @@ def _required(contract: Contract, name: str) -> bool:
 
 def _number(value: float | None) -> float:
     return np.nan if value is None else value
-
-
-def _inlined(sql: str) -> str:
-    """The same view with its encodings read where they are joined, so that each join reads only its own."""
-    return re.sub(r"\bencodings as \(", "encodings as not materialized (", sql, flags=re.IGNORECASE)
-
-
-def _in_order(table: pa.Table) -> pa.Table:
-    row = table["_row"].to_numpy()
-    if len(row) > 1 and (np.diff(row) < 0).any():
-        table = table.take(np.argsort(row, kind="stable"))
-    return table.drop_columns("_row").combine_chunks()
 
 
 def _spliced(features: pa.Table | None, n: int, place: np.ndarray, part: pa.Table) -> pa.Table:

@@ -1,7 +1,7 @@
-"""Price ranges of a request by the batch's dbt models, ``int_prediction_traits`` and ``prediction_intervals``.
+"""Price ranges of a request by the batch's own text: macros of ``int_prediction_traits`` and ``prediction_intervals``.
 
-Their text is rendered here as dbt renders it, with other relations behind ``ref`` and ``source``; nothing of a range
-is written in Python. What was learned from errors comes from the snapshot's ``predictions.interval_calibration``.
+It is rendered here as dbt renders it, with other relations behind ``ref`` and ``source``; nothing of a range is
+written in Python. What was learned from errors comes from the snapshot's ``predictions.interval_calibration``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
+from ml.serving.features import Slot
 from ml.settings import PROJECT_ROOT
 
 WAREHOUSE = PROJECT_ROOT / "warehouse"
@@ -36,17 +37,12 @@ TRAITS = ("history", "surprise", "rarity", "area")
 
 #: The rows of a request as ``int_prediction_traits`` knows them. A month without a calibration of its own uses the
 #: latest before it.
-TWIN = """
-create table request (
-    observation_id bigint, month date, area varchar, predicted_price double, history_n bigint,
-    persistence_price double, target_offset double
-);
-create view features as select observation_id, history_n, persistence_price, target_offset from request;
-create view predictions as
-select observation_id, 'asked' as model_version, 'model' as kind, 'to_score' as split, area, predicted_price, month
-from request;
-create table actuals (observation_id bigint, actual_price double, is_price_valid boolean);
-"""
+ASKED = pa.schema(
+    {
+        "observation_id": pa.int64(), "month": pa.date32(), "area": pa.string(), "predicted_price": pa.float64(),
+        "history_n": pa.int64(), "persistence_price": pa.float64(), "target_offset": pa.float64(),
+    }
+)  # fmt: skip
 #: Every combination of traits at a price of 1: a range is the price times a factor that follows from them.
 GRID = """
 create table grid as
@@ -63,26 +59,30 @@ where months.month in (select unnest($months::date[]))
 """
 
 
+#: The same macros as in ``int_prediction_traits``.
+TRAITS_OF_REQUEST = """
+select observation_id, month, {{ trait_classes() }}
+from (
+    select observation_id, month, predicted_price, history_n, {{ trait_distances() }}
+    from request where {{ is_positive('predicted_price') }}
+)
+"""
+
+
 class _Return(Exception):
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
-def model_sql(name: str, relations: dict[str, str]) -> str:
-    """Compiled SQL of a dbt model of ``warehouse/models/predictions``; ``relations`` maps names of ref and source."""
+def rendered(template: str, relations: dict[str, str] | None = None) -> str:
+    """SQL of a dbt model, given as text, as dbt renders it; ``relations`` maps names of ref and source."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([WAREHOUSE / "macros", MODELS]), undefined=jinja2.StrictUndefined
+        loader=jinja2.FileSystemLoader(WAREHOUSE / "macros"), undefined=jinja2.StrictUndefined
     )
+    known = relations or {}
 
     def give(value: Any) -> None:
         raise _Return(value)
-
-    known: dict[str, Any] = {
-        "return": give,
-        "config": lambda **_: "",
-        "ref": lambda model: relations[model],
-        "source": lambda schema, table: relations[f"{schema}.{table}"],
-    }
 
     def called(macro: Callable[..., str]) -> Callable[..., Any]:
         def call(*arguments: Any, **keywords: Any) -> Any:
@@ -93,13 +93,20 @@ def model_sql(name: str, relations: dict[str, str]) -> str:
 
         return call
 
-    environment.globals.update(known)
+    environment.globals.update(
+        {
+            "return": give,
+            "config": lambda **_: "",
+            "ref": lambda model: known[model],
+            "source": lambda schema, table: known[f"{schema}.{table}"],
+        }
+    )
     for file in MACROS:
         module = environment.get_template(file).module
         for macro in dir(module):
             if not macro.startswith("_"):
                 environment.globals[macro] = called(getattr(module, macro))
-    return environment.get_template(f"{name}.sql").render()
+    return environment.from_string(template).render()
 
 
 class Ranges:
@@ -111,9 +118,9 @@ class Ranges:
         months = sorted(m for m in set(calibration["month"].to_pylist()))
         self._months = np.array(months, dtype="datetime64[D]")
         self._factors: dict[date, dict[tuple[str | None, ...], tuple[Any, ...]]] = {}
-        self._lanes: queue.LifoQueue[duckdb.DuckDBPyConnection] = queue.LifoQueue()
+        self._lanes: queue.LifoQueue[_Traits] = queue.LifoQueue()
         for _ in range(LANES):
-            self._lanes.put(_traits_planned())
+            self._lanes.put(_Traits())
 
     def of(self, rows: pa.Table) -> dict[str, np.ndarray]:
         """RANGES by name, one value a row; NaN and None where there is no price or nothing is known of errors.
@@ -154,8 +161,8 @@ class Ranges:
                     [month],
                 )
                 connection.execute(GRID, {"months": [month]})
-                sql = model_sql(
-                    "prediction_intervals",
+                sql = rendered(
+                    (MODELS / "prediction_intervals.sql").read_text(encoding="utf-8"),
                     {
                         "int_prediction_traits": "grid",
                         "interval_calibration": "calibration",
@@ -171,25 +178,24 @@ class Ranges:
 
     def _traits(self, rows: pa.Table) -> pa.Table:
         """observation_id (place of the row), month and TRAITS of the rows that have a price."""
-        connection = self._lanes.get()
+        asked = rows.append_column("observation_id", pa.array(np.arange(rows.num_rows))).select(ASKED.names)
+        lane = self._lanes.get()
         try:
-            connection.register("asked", rows.append_column("observation_id", pa.array(np.arange(rows.num_rows))))
-            connection.execute("begin")
-            connection.execute("insert into request by name select * from asked where predicted_price is not null")
-            return connection.execute("execute traits").to_arrow_table()
+            return lane.of(asked.cast(ASKED))
         finally:
-            connection.rollback()
-            connection.unregister("asked")
-            self._lanes.put(connection)
+            self._lanes.put(lane)
 
 
-def _traits_planned() -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(":memory:", config={"threads": 1})
-    connection.execute(TWIN)
-    # the plan stays while the rows change, so nothing may be concluded from what the table held
-    connection.execute("set disabled_optimizers = 'statistics_propagation'")
-    connection.execute("set enable_progress_bar = false")
-    relations = {"predictions.predictions": "predictions", "features": "features", "actuals": "actuals"}
-    sql = model_sql("int_prediction_traits", relations)
-    connection.execute(f"prepare traits as select observation_id, month, {', '.join(TRAITS)} from ({sql})")
-    return connection
+class _Traits:
+    """The batch's traits of rows, planned once. For one thread at a time."""
+
+    def __init__(self) -> None:
+        self._asked = Slot(ASKED)
+        self._connection = duckdb.connect(":memory:", config={"threads": 1})
+        self._connection.execute("set enable_progress_bar = false")
+        self._connection.register("request", self._asked)
+        self._connection.execute(f"prepare traits as {rendered(TRAITS_OF_REQUEST)}")
+
+    def of(self, asked: pa.Table) -> pa.Table:
+        self._asked.rows = asked
+        return self._connection.execute("execute traits").to_arrow_table()

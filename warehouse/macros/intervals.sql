@@ -34,3 +34,17 @@
 
 {# Mean whose sum is exact, so that it does not depend on the order of rows. #}
 {% macro exact_mean(x) %}{{ return('sum(cast(round(1e9 * ' ~ x ~ ') as bigint)) / 1e9 / count(*)') }}{% endmacro %}
+
+{# What the traits of a prediction are classes of, from its price and the features beside it. The API asks it, too. #}
+{% macro trait_distances() %}
+        coalesce(area, 'unknown') as area,
+        abs(ln(predicted_price / persistence_price)) as log_distance_to_persistence,
+        abs(ln(predicted_price) - target_offset) as log_distance_to_level
+{%- endmacro %}
+
+{% macro trait_classes() %}
+        {{ class_of('history_n', [0, 1, 3, 7, 15]) }} as history,
+        {{ class_of('log_distance_to_persistence', [0.02, 0.05, 0.1, 0.2]) }} as surprise,
+        {{ class_of('log_distance_to_level', [0.1, 0.2, 0.3, 0.5]) }} as rarity,
+        area
+{%- endmacro %}

@@ -16,21 +16,34 @@ actuals as (
     where is_price_valid and actual_price > 0
 ),
 
-distances as (
+beside as (
     select
         predictions.observation_id,
         predictions.model_version,
         predictions.split,
         predictions.month,
+        predictions.area,
         predictions.predicted_price,
-        coalesce(predictions.area, 'unknown') as area,
         features.history_n,
-        abs(ln(predictions.predicted_price / features.persistence_price)) as log_distance_to_persistence,
-        abs(ln(predictions.predicted_price) - features.target_offset) as log_distance_to_level,
+        features.persistence_price,
+        features.target_offset,
         abs(ln(predictions.predicted_price / actuals.actual_price)) as log_error
     from predictions
     inner join features on predictions.observation_id = features.observation_id
     left join actuals on predictions.observation_id = actuals.observation_id
+),
+
+distances as (
+    select
+        observation_id,
+        model_version,
+        split,
+        month,
+        predicted_price,
+        history_n,
+        log_error,
+{{ trait_distances() }}
+    from beside
 ),
 
 final as (
@@ -40,10 +53,7 @@ final as (
         split,
         month,
         predicted_price,
-        {{ class_of('history_n', [0, 1, 3, 7, 15]) }} as history,
-        {{ class_of('log_distance_to_persistence', [0.02, 0.05, 0.1, 0.2]) }} as surprise,
-        {{ class_of('log_distance_to_level', [0.1, 0.2, 0.3, 0.5]) }} as rarity,
-        area,
+{{ trait_classes() }},
         log_error
     from distances
 )

@@ -1,0 +1,199 @@
+"""Features of the rows of a request: the bundle's own view, cut where it looks encodings up.
+
+A hash join costs DuckDB a millisecond however little it joins, planning costs ten, and the view has a join for each
+encoding. So its part before the joins is planned once and run over the rows of a request, the encodings are found in a
+dictionary, and the part after the joins, planned once as well, runs over both. Every expression is the view's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ml.bundle import Bundle, BundleError
+from ml.warehouse import quoted
+
+#: How the view joins an encoding, as DuckDB writes it down; what follows ON stands in brackets.
+JOIN = re.compile(r" LEFT JOIN encodings AS (\w+) ON (?=\()")
+#: What it joins by: name of the encoding, month and key.
+BY = re.compile(r'\(\(\((\w+)\."encoding" = \'(\w+)\'\) AND \(\1\."month" = (.+)\) AND \(\1\.key_value = (.+)\)\)\)')
+UNSEEN = "__unseen__"
+
+
+class Slot:
+    """Rows that a prepared statement reads: it is planned once, the rows change."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.rows = schema.empty_table()
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.rows.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.rows.__arrow_c_stream__(requested_schema)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """One join of the view: its alias, the encoding, and SQL of the month and key of a row."""
+
+    alias: str
+    encoding: str
+    month: str
+    key: str
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """Columns of month and key beside the row."""
+        return f"month_of_{self.alias}", f"key_of_{self.alias}"
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A view before and after its lookups; between them stand the rows of ``keyed`` with a struct for each lookup."""
+
+    keyed: str
+    after: str
+    lookups: tuple[Lookup, ...]
+
+    def before(self, columns: Sequence[str]) -> str:
+        """SQL of these columns of ``keyed`` and what each row is looked up by."""
+        wanted = [quoted(name) for name in columns]
+        wanted += [
+            f"{sql} AS {name}" for k in self.lookups for name, sql in zip(k.names, (k.month, k.key), strict=True)
+        ]
+        return f"{self.keyed} SELECT {', '.join(wanted)} FROM keyed"
+
+    @property
+    def words(self) -> set[str]:
+        """Every name that the part after the lookups may read, and more."""
+        return set(re.findall(r"\w+", self.after))
+
+    @classmethod
+    def of(cls, view: str, between: str) -> Cut:
+        """``view`` is DuckDB's text of ``features_as_of``. Raises BundleError when it is built in another way."""
+        sql = view.partition(" AS ")[2].rstrip("; \n")
+        head, encoded, tail = sql.partition(", encoded AS (")
+        keyed = head.find(", keyed AS (")
+        lookups = []
+        while join := JOIN.search(tail):
+            end = _closing(tail, join.end())
+            by = BY.fullmatch(tail[join.end() : end])
+            if not by or by[1] != join[1]:
+                raise BundleError(f"features_as_of joins {join[1]} in a way that the API does not know")
+            lookups.append(Lookup(join[1], by[2], by[3], by[4]))
+            tail = tail[: join.start()] + tail[end:]
+        if not encoded or keyed < 0 or " encodings AS " in tail:
+            raise BundleError("features_as_of is built in a way that the API does not know")
+        return cls(
+            keyed=head,
+            after=f"{head[:keyed]}, keyed AS (SELECT * FROM {between}){encoded}{tail}",
+            lookups=tuple(lookups),
+        )
+
+
+class Encodings:
+    """Rows of ``features.encodings`` by encoding, month and key. Safe to use from several threads."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self.rows = rows.combine_chunks()
+        values = [n for n in rows.column_names if n not in {"encoding", "month", "key_value"}]
+        self._values = pa.StructArray.from_arrays([self.rows[n].combine_chunks() for n in values], names=values)
+        self._place: dict[str, dict[tuple[int, str], int]] = {}
+        keys = zip(rows["encoding"].to_pylist(), _days(rows["month"]), rows["key_value"].to_pylist(), strict=True)
+        for place, (encoding, day, key) in enumerate(keys):
+            if day is not None and key is not None:  # as in SQL, what is unknown equals nothing
+                self._place.setdefault(encoding, {})[day, key] = place
+
+    @cached_property
+    def unseen(self) -> pa.Table:
+        """What the rest of the view reads itself: values of unseen keys, and the newest month."""
+        newest = self.rows.sort_by([("month", "descending")]).slice(0, 1)
+        return pa.concat_tables([self.rows.filter(pc.field("key_value") == UNSEEN), newest])
+
+    def find(self, encoding: str, months: pa.ChunkedArray, keys: pa.ChunkedArray) -> pa.StructArray:
+        """Values of an encoding, one struct a row; null where there is none."""
+        places = self._place.get(encoding, {})
+        found = [places.get(by) for by in zip(_days(months), keys.to_pylist(), strict=True)]  # pyright: ignore
+        return self._values.take(pa.array(found, pa.int64()))
+
+
+class Features:
+    """Checks and features of rows, planned once. For one thread at a time."""
+
+    def __init__(
+        self, bundle: Bundle, encodings: Encodings, given: pa.Schema, checks: Sequence[str], outputs: Sequence[str]
+    ) -> None:
+        """``given`` is the schema of raw rows under the headers of landed files.
+
+        ``checks`` are columns that ``checked`` has to have, ``outputs`` those that ``of`` gives.
+        """
+        self._encodings = encodings
+        self._given = Slot(given.append(pa.field("_row", pa.int64())))
+
+        def fill(connection: duckdb.DuckDBPyConnection) -> None:
+            connection.register("unseen_encodings", encodings.unseen)
+            connection.execute("create table features.encodings as from unseen_encodings")
+            connection.unregister("unseen_encodings")
+
+        # a plan of so few rows gains nothing from a second thread
+        self._connection = bundle.twin({"threads": 1}, fill, given=self._given)
+        (view,) = self._connection.execute(
+            "select sql from duckdb_views() where schema_name = 'features' and view_name = 'features_as_of'"
+        ).fetchone() or ("",)
+        cut = Cut.of(view, between="looked_up")
+        self._lookups = cut.lookups
+        there = [name for (name, *_) in self._connection.execute(f"describe {cut.keyed} FROM keyed").fetchall()]
+        read = {"_row", *checks} | cut.words
+        self._connection.execute(f"prepare keyed as {cut.before([name for name in there if name in read])}")
+        keyed = self._connection.execute("execute keyed").to_arrow_table()
+        self._between = Slot(self._looked_up(keyed).schema)
+        self._connection.register("looked_up", self._between)
+        columns = ", ".join(map(quoted, ("_row", *outputs)))
+        self._connection.execute(f"prepare asked as select {columns} from ({cut.after})")
+
+    def checked(self, raw: pa.Table) -> pa.Table:
+        """Rows as the contract's rules see them, in their order, with the keys of their encodings."""
+        self._given.rows = raw.append_column("_row", pa.array(np.arange(raw.num_rows)))
+        return _in_order(self._connection.execute("execute keyed").to_arrow_table())
+
+    def of(self, checked: pa.Table) -> pa.Table:
+        """``outputs`` of checked rows, in their order."""
+        self._between.rows = self._looked_up(checked)
+        return _in_order(self._connection.execute("execute asked").to_arrow_table()).drop_columns("_row")
+
+    def _looked_up(self, checked: pa.Table) -> pa.Table:
+        out = checked.drop_columns([name for k in self._lookups for name in k.names])
+        for k in self._lookups:
+            out = out.append_column(k.alias, self._encodings.find(k.encoding, *(checked[name] for name in k.names)))
+        return out
+
+
+def _days(months: pa.ChunkedArray) -> list[int | None]:
+    """Days since 1970: a tenth of the time that dates take."""
+    return months.cast(pa.date32()).cast(pa.int32()).to_pylist()
+
+
+def _closing(text: str, start: int) -> int:
+    """Place after the bracket that closes the one at ``start``. No text in quotes before it may hold a bracket."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[i], 0)
+        if not depth:
+            return i + 1
+    raise BundleError("features_as_of is built in a way that the API does not know")
+
+
+def _in_order(table: pa.Table) -> pa.Table:
+    row = table["_row"].to_numpy()
+    if len(row) > 1 and (np.diff(row) < 0).any():
+        table = table.take(np.argsort(row, kind="stable"))
+    return table.combine_chunks()
