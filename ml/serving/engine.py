@@ -260,8 +260,12 @@ def _spliced(features: pa.Table | None, n: int, place: np.ndarray, part: pa.Tabl
 
 
 def _reasons(checked: pa.Table, offset: np.ndarray) -> list[list[str]]:
-    found: list[list[str]] = checked["reasons"].to_pylist()
-    return [r or ([NO_LEVEL] if np.isnan(o) else []) for r, o in zip(found, offset, strict=True)]
+    """A list for each row; most are empty, so that only rows with something to say are looked at."""
+    out: list[list[str]] = [[] for _ in offset]
+    ruled_out = pc.list_value_length(checked["reasons"]).to_numpy() > 0  # pyright: ignore
+    for i in np.flatnonzero(ruled_out | np.isnan(offset)):
+        out[i] = checked["reasons"][int(i)].as_py() or [NO_LEVEL]
+    return out
 
 
 @contextmanager

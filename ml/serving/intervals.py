@@ -137,10 +137,10 @@ class Ranges:
         # the latest calibration that is not later than the row's month
         at = np.searchsorted(self._months, traits["month"].to_numpy().astype("datetime64[D]"), side="right") - 1
         classes = zip(*(traits[name].to_pylist() for name in TRAITS), strict=True)
+        by_month = {month: self._of_month(self._months[month].item()) for month in {*at.tolist()} if month >= 0}
         place, factors = [], []
         for i, month, key in zip(traits["observation_id"].to_pylist(), at.tolist(), classes, strict=True):
-            if month >= 0:
-                known = self._of_month(self._months[month].item())
+            if known := by_month.get(month):
                 # an area without errors of its own has no factor of its own
                 factors.append(known.get(key) or known[(*key[:3], None)])
                 place.append(i)
