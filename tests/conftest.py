@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import duckdb
@@ -92,6 +94,33 @@ class Home:
 
     def one(self, sql: str) -> object:
         return self.query(sql).column(0)[0].as_py()
+
+    def started(self, *arguments: str, until: str) -> subprocess.Popen[str]:
+        """The command line in a process group of its own that has begun the step ``until``, or has ended before."""
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "housing"), *arguments],
+            env={**os.environ, **self.settings.environment},
+            cwd=self.settings.home.parent,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
+        assert process.stderr is not None
+        for line in process.stderr:
+            if until in line:
+                break
+        return process
+
+    def killed(self, *arguments: str, during: str, delay_s: float = 0.05) -> bool:
+        """kill -9 the command's whole process group ``delay_s`` into a step. Was it in time?"""
+        process = self.started(*arguments, until=during)
+        time.sleep(delay_s)
+        running = process.poll() is None
+        if running:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return running
 
     def housing(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """The command line in a process of its own."""

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 import pytest
 
-from ml.promotion import promote, rollback
+from ml.promotion import rollback
 from ml.warehouse import connect
 from tests.built import first_run
 from tests.conftest import Home
@@ -118,20 +118,30 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
     synthetic.housing("run", "--from", str(tmp_path))
     decision = "select decision, reasons, is_done from monitoring.retrain_decisions where decision_id = 'v1 2024-03'"
     assert synthetic.query(decision).to_pylist()[0]["decision"] == "retrain"
-    mine = "select observation_id, predicted_price, scored_at from predictions.predictions where model_version = 'v1'"
+    mine = "select observation_id, predicted_price from predictions.predictions where model_version = 'v1'"
     before = synthetic.query(f"{mine} and split <> 'eval' order by all")
 
+    # killed half way, the signal is not lost
+    assert synthetic.killed("retrain", during="select training rows"), "it ended before it was struck"
     assert "trained because of" in synthetic.housing("retrain").stdout
     assert synthetic.query(decision).to_pylist()[0]["is_done"]
-    assert synthetic.one("select count(*) from training.retrain_attempts where finished_at is not null") == 1
+    attempts = synthetic.query(
+        "select finished_at is not null as ended from training.retrain_attempts order by attempt"
+    )
+    assert attempts["ended"].to_pylist() == [False, True]
     trained = synthetic.query("select model_version, status, trained_through from training.model_versions").to_pylist()
     assert [row["model_version"] for row in trained] == ["v1", "v2"]
     assert trained[1]["trained_through"] == date(2024, 3, 1)
     assert trained[1]["status"] == "challenger"
     assert synthetic.one("select verdict from monitoring.challenger_comparisons") == "wait"
 
+    # while a month is being scored, the alias waits for its turn
+    scoring = synthetic.started("score", "--month", "2024-03", until="score")
+    assert scoring.poll() is None
+    assert "champion is v2" in synthetic.housing("promote", "v2").stdout
+    scoring.communicate()
+    assert scoring.returncode == 0
     with connect(synthetic.settings) as connection:
-        assert promote(connection, synthetic.settings, None, actor="test")[0].startswith("champion is v2")
         assert rollback(connection, synthetic.settings, actor="test")[0].startswith("champion is v1")
     assert synthetic.one("select model_version from training.model_versions where status = 'champion'") == "v1"
     assert synthetic.query(f"{mine} and split <> 'eval' order by all").equals(before)

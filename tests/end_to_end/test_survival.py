@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 
 from ml.warehouse import warehouse_lock
 from tests import factories
-from tests.conftest import Home
 
 #: What two homes are compared by: times, run ids and paths differ, rows must not.
 SAME = {
@@ -39,41 +33,17 @@ STEPS = [
 ]
 
 
-def kill_during(home: Home, step: str, delay: float = 0.05) -> bool:
-    """Start ``housing run``, kill -9 its whole process group ``delay`` seconds into ``step``. Was it in time?"""
-    process = subprocess.Popen(
-        [str(Path(sys.executable).parent / "housing"), "run"],
-        env={**os.environ, **home.settings.environment},
-        cwd=home.settings.home.parent,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if step in line:
-            time.sleep(delay)
-            break
-    running = process.poll() is None
-    if running:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    return running
-
-
 def test_a_run_killed_at_every_step_ends_with_the_rows_of_an_undisturbed_one(home) -> None:
     killed, undisturbed = home("housets", "killed"), home("housets", "undisturbed")
     # of a shape that passes its gate, so that there is something to score
     rows = factories.housets_rows(zips=30, since="2015-01", duplicates=5, outliers=3)
     for made in (killed, undisturbed):
         made.land("history.csv", factories.without_month(rows, "2023-12"))
-    struck = {step: kill_during(killed, step) for step in STEPS}
+    struck = {step: killed.killed("run", during=step) for step in STEPS}
     # dbt comes right after the load: strike once more, in the middle of it
     for made in (killed, undisturbed):
         made.land("last_month.csv", factories.with_month(rows, "2023-12"))
-    struck["dbt"] = kill_during(killed, STEPS[0], delay=4.0)
+    struck["dbt"] = killed.killed("run", during=STEPS[0], delay_s=4.0)
     killed.housing("run")
     undisturbed.housing("run")
     assert undisturbed.one("select count(*) from predictions.predictions where split = 'holdout'")

@@ -165,7 +165,7 @@ def test_a_price_told_to_the_api_fills_and_corrects_its_own_and_changes_no_lande
     put(hdb, "file.csv", {"_id": missing, "price": 420_000})
     put(hdb, "online-3.csv", {"_id": missing, "price": 430_000, "source": "online"})
     assert price(hdb, missing) == "420000"
-    assert [s for _, _, s in statuses(hdb)] == ["outranked", "applied", "applied", "applied", "superseded"]
+    assert [s for _, _, s in statuses(hdb)] == ["outranked", "applied", "applied", "applied", "outranked"]
 
 
 def test_a_price_for_an_unknown_key_waits_for_its_row(hdb: Home) -> None:
