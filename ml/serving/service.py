@@ -82,7 +82,7 @@ class Service:
         self._wake = asyncio.Event()
         self._told: list[tuple[list[dict[str, Any]], asyncio.Future[None]]] = []
         self._told_wake = asyncio.Event()
-        self._journaled: list[tuple[Answers, list[int], list[str], datetime]] = []
+        self._journaled: list[dict[str, Any]] = []
         self._shadows = 0
         # one for the small requests, one for a large one
         self._pool = ThreadPoolExecutor(2, "price")
@@ -288,7 +288,7 @@ class Service:
             ids.append(request_id)
         for part in priced.parts:
             if id(part) in served:
-                self._journaled.append((part, *served[id(part)], now))
+                self._disk.submit(self._note, part, *served[id(part)], now)
         shadow = priced.state.challenger
         if shadow and self.contract.promotion.mode != "canary" and self._shadows < MAX_SHADOW:
             self._shadows += 1
@@ -303,7 +303,7 @@ class Service:
         try:
             assert state.challenger is not None
             answers = state.challenger.answer(rows, "challenger")
-            self._journaled.append((answers, list(range(len(rows))), request_ids, now))
+            self._disk.submit(self._note, answers, list(range(len(rows))), request_ids, now)
         except Exception:
             log.exception("the shadow failed")
         finally:
@@ -400,10 +400,14 @@ class Service:
             await asyncio.sleep(self.api.flush_s)
             await loop.run_in_executor(self._disk, self._flush)
 
+    def _note(self, answers: Answers, places: list[int], request_ids: list[str], now: datetime) -> None:
+        # at once: answers are megabytes, and letting go of a second's answers together would stop all requests
+        self._journaled += _records(answers, places, request_ids, now)
+
     def _flush(self) -> None:
-        parts, self._journaled = self._journaled, []
+        records, self._journaled = self._journaled, []
         try:
-            self._predictions.append(record for part in parts for record in _records(*part))
+            self._predictions.append(records)
             self._predictions.rotate()
         except OSError as error:
             self.metrics.journal_failures.labels("predictions").inc()
