@@ -69,7 +69,7 @@ class Cut:
     def before(self, columns: Sequence[str]) -> str:
         """SQL of these columns of ``keyed`` and what each row is looked up by."""
         wanted = [quoted(name) for name in columns]
-        wanted += [f"{k.month}::date::varchar || chr(31) || {k.key} AS {k.by}" for k in self.lookups]
+        wanted += [f"({k.month})::date::varchar || chr(31) || ({k.key}) AS {k.by}" for k in self.lookups]
         return f"{self.keyed} SELECT {', '.join(wanted)} FROM keyed"
 
     @property

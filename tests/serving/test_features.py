@@ -1,0 +1,117 @@
+"""The view is cut where it looks encodings up, and gives what the whole view gives. Real rows: test_same_as_batch."""
+
+from __future__ import annotations
+
+from datetime import date
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from ml.bundle import BundleError
+from ml.serving.features import Cut, Encodings, Slot
+
+#: As the dbt model builds it: one encoding by a key of two columns, and the same one three months before.
+VIEW = """
+create view features_as_of as
+with observations as (select * from asked),
+encodings as (select * from all_encodings),
+unseen as (select month, max(value) as town_unseen from encodings where key_value = '__unseen__' group by month),
+keyed as (select observations.*, month as encoding_month from observations),
+encoded as (
+    select keyed.*, coalesce(town_3m.value, unseen.town_unseen) as town_value, town_3m_3m_ago.value as town_before
+    from keyed
+    left join unseen on keyed.encoding_month = unseen.month
+    left join encodings as town_3m on town_3m.encoding = 'town_3m' and town_3m.month = keyed.encoding_month
+        and town_3m.key_value = concat_ws(chr(31), town, kind)
+    left join encodings as town_3m_3m_ago on town_3m_3m_ago.encoding = 'town_3m'
+        and town_3m_3m_ago.month = cast(keyed.encoding_month + to_months(cast(-3 as integer)) as date)
+        and town_3m_3m_ago.key_value = concat_ws(chr(31), town, kind)
+),
+final as (select _row, town_value, town_before from encoded)
+select * from final
+"""
+ENCODINGS = pa.table(
+    {
+        "encoding": ["town_3m"] * 4 + ["other"],
+        "month": [date(2022, 4, 1), date(2022, 1, 1), date(2022, 4, 1), date(2022, 4, 1), date(2022, 4, 1)],
+        "key_value": ["A\x1fflat", "A\x1fflat", "__unseen__", "B\x1fflat", "A\x1fflat"],
+        "value": [1.0, 2.0, 3.0, 4.0, 9.0],
+    }
+)
+ASKED = pa.table(
+    {
+        "_row": [1, 2, 3, 4],
+        "month": [date(2022, 4, 1), date(2022, 4, 1), date(2022, 4, 1), date(2021, 4, 1)],
+        "town": ["A", "C", None, "A"],
+        "kind": ["flat", "flat", "flat", "flat"],
+        "price": [None, None, None, None],
+    },
+    schema=pa.schema(
+        {"_row": pa.int64(), "month": pa.date32(), "town": pa.string(), "kind": pa.string(), "price": pa.float64()}
+    ),
+)
+
+
+@pytest.fixture
+def view(memory: duckdb.DuckDBPyConnection) -> str:
+    """Text of the view as DuckDB writes it down."""
+    memory.register("asked", ASKED)
+    memory.register("all_encodings", ENCODINGS)
+    memory.execute(VIEW.replace("create view", "create temp view"))
+    found = memory.execute("select sql from duckdb_views() where view_name = 'features_as_of'").fetchone()
+    assert found
+    return found[0]
+
+
+def test_both_parts_with_a_dictionary_between_give_what_the_whole_view_gives(
+    memory: duckdb.DuckDBPyConnection, view: str
+) -> None:
+    cut = Cut.of(view, between="looked_up")
+    assert [(k.alias, k.encoding) for k in cut.lookups] == [("town_3m", "town_3m"), ("town_3m_3m_ago", "town_3m")]
+    assert "price" not in cut.words
+    before = memory.execute(cut.before(["_row", "month", "encoding_month"])).to_arrow_table()
+    encodings = Encodings(ENCODINGS)
+    for k in cut.lookups:
+        before = before.append_column(k.alias, encodings.find(k.encoding, before[k.by]))
+    memory.register("looked_up", before)
+    found = memory.execute(f"select * from ({cut.after}) order by _row").fetchall()
+    assert found == memory.execute("select * from features_as_of order by _row").fetchall()
+    assert found == [(1, 1.0, 2.0), (2, 3.0, None), (3, 3.0, None), (4, None, None)]
+
+
+def test_what_the_rest_of_the_view_reads_has_the_newest_month_and_the_unseen_values() -> None:
+    unseen = Encodings(ENCODINGS).unseen
+    assert max(unseen["month"].to_pylist()) == date(2022, 4, 1)
+    assert "__unseen__" in unseen["key_value"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("town_3m.key_value = concat_ws", "town_3m.key_value <> concat_ws"),
+        ("left join encodings as town_3m on", "inner join encodings as town_3m on"),
+        ("keyed as (", "named as ("),
+    ],
+)
+def test_a_view_of_another_build_is_refused_rather_than_misread(
+    memory: duckdb.DuckDBPyConnection, part: str, other: str
+) -> None:
+    changed = VIEW.replace(part, other).replace("create view", "create temp view")
+    if "named" in other:
+        changed = changed.replace("keyed.", "named.").replace("from keyed", "from named")
+    memory.register("asked", ASKED)
+    memory.register("all_encodings", ENCODINGS)
+    memory.execute(changed)
+    (text,) = memory.execute("select sql from duckdb_views() where view_name = 'features_as_of'").fetchone() or ("",)
+    with pytest.raises(BundleError, match="the API does not know"):
+        Cut.of(text, between="looked_up")
+
+
+def test_a_prepared_statement_reads_the_rows_of_the_moment(memory: duckdb.DuckDBPyConnection) -> None:
+    slot = Slot(pa.schema({"a": pa.int64()}))
+    memory.register("slot", slot)
+    memory.execute("prepare doubled as select 2 * a from slot where a > 1")
+    for values, doubled in (([], []), ([1, 2, 3], [(4,), (6,)]), ([5], [(10,)])):
+        slot.rows = pa.table({"a": pa.array(values, pa.int64())})
+        assert memory.execute("execute doubled").fetchall() == doubled
