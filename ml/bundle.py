@@ -157,19 +157,19 @@ class Bundle:
         connection.execute(
             "create schema raw; create schema staging; create schema intermediate; create schema features"
         )
-        columns = [f"{_quoted(name)} varchar" for name in self._formats]
-        connection.execute(
-            f"create table raw.observations ({', '.join(columns)}, _file varchar, _row bigint, "
-            "_loaded_at timestamp, _batch bigint)"
-        )
-        if given is not None:
+        if given is None:
+            columns = [f"{_quoted(name)} varchar" for name in self._formats]
+            connection.execute(
+                f"create table raw.observations ({', '.join(columns)}, _file varchar, _row bigint, "
+                "_loaded_at timestamp, _batch bigint)"
+            )
+        else:
             kinds = {field.name: field.type for field in pa.schema(given)}
             texts = [
                 f"{_text_of(_quoted(name), kinds[name], form) if name in kinds else 'null::varchar'} as {_quoted(name)}"
                 for name, form in self._formats.items()
             ]
             connection.register("given", given)
-            connection.execute("drop table raw.observations")
             connection.execute(
                 f"create view raw.observations as select {', '.join(texts)}, 'request' as _file, _row, "
                 "timestamp '1970-01-01' as _loaded_at, 0::bigint as _batch from given"

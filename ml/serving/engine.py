@@ -9,11 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,12 +21,10 @@ import pyarrow.compute as pc
 from ml.bundle import NO_LEVEL, Bundle, feature_matrix
 from ml.contract import Contract
 from ml.registry import ModelVersion
-from ml.serving.features import Encodings, Features
+from ml.serving.features import Encodings, Features, taken
 from ml.serving.intervals import RANGES, Ranges
 from ml.serving.snapshot import Snapshot
 from ml.warehouse import quoted
-
-T = TypeVar("T")
 
 #: Requests of the newest month run side by side: a large one must not hold up the small ones.
 LANES = 2
@@ -106,7 +103,7 @@ class Engine:
     def answer(self, rows: Sequence[dict[str, Any]], role: str) -> Answers:
         """Answers to rows whose keys are the contract's column names. A row without a price says why."""
         raw = self._raw(rows)
-        with _taken(self._newest) as newest:
+        with taken(self._newest) as newest:
             checked = newest.checked(raw)
             months: list[date | None] = checked["month"].to_pylist()
             earlier = {m for m in months if m and self.month and m < self.month}
@@ -266,16 +263,6 @@ def _reasons(checked: pa.Table, offset: np.ndarray) -> list[list[str]]:
     for i in np.flatnonzero(ruled_out | np.isnan(offset)):
         out[i] = checked["reasons"][int(i)].as_py() or [NO_LEVEL]
     return out
-
-
-@contextmanager
-def _taken(pool: queue.LifoQueue[T]) -> Iterator[T]:
-    """One of the pool, alone, until the block ends."""
-    taken = pool.get()
-    try:
-        yield taken
-    finally:
-        pool.put(taken)
 
 
 __all__ = ["CHECKED", "RANGES", "Answers", "Engine"]

@@ -7,11 +7,13 @@ dictionary, and the part after the joins, planned once as well, runs over both. 
 
 from __future__ import annotations
 
+import queue
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import numpy as np
@@ -20,6 +22,8 @@ import pyarrow.compute as pc
 
 from ml.bundle import Bundle, BundleError
 from ml.warehouse import quoted
+
+T = TypeVar("T")
 
 #: How the view joins an encoding, as DuckDB writes it down; what follows ON stands in brackets.
 JOIN = re.compile(r" LEFT JOIN encodings AS (\w+) ON (?=\()")
@@ -177,6 +181,16 @@ class Features:
             [found.get(name, checked[name]) for name in checked.column_names],
             names=[self._aliases.get(name, name) for name in checked.column_names],
         )
+
+
+@contextmanager
+def taken(pool: queue.LifoQueue[T]) -> Iterator[T]:
+    """One of the pool, alone, until the block ends."""
+    one = pool.get()
+    try:
+        yield one
+    finally:
+        pool.put(one)
 
 
 def _texts(column: pa.ChunkedArray) -> list[Any]:

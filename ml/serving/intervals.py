@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
-from ml.serving.features import Slot
+from ml.serving.features import Slot, taken
 from ml.settings import PROJECT_ROOT
 
 WAREHOUSE = PROJECT_ROOT / "warehouse"
@@ -63,7 +63,7 @@ where months.month in (select unnest($months::date[]))
 TRAITS_OF_REQUEST = """
 select observation_id, month, {{ trait_classes() }}
 from (
-    select observation_id, month, predicted_price, history_n, {{ trait_distances() }}
+    select *, {{ trait_distances() }}
     from request where {{ is_positive('predicted_price') }}
 )
 """
@@ -179,11 +179,8 @@ class Ranges:
     def _traits(self, rows: pa.Table) -> pa.Table:
         """observation_id (place of the row), month and TRAITS of the rows that have a price."""
         asked = rows.append_column("observation_id", pa.array(np.arange(rows.num_rows))).select(ASKED.names)
-        lane = self._lanes.get()
-        try:
+        with taken(self._lanes) as lane:
             return lane.of(asked.cast(ASKED))
-        finally:
-            self._lanes.put(lane)
 
 
 class _Traits:

@@ -37,7 +37,6 @@
 
 {# What the traits of a prediction are classes of, from its price and the features beside it. The API asks it, too. #}
 {% macro trait_distances() %}
-        coalesce(area, 'unknown') as area,
         abs(ln(predicted_price / persistence_price)) as log_distance_to_persistence,
         abs(ln(predicted_price) - target_offset) as log_distance_to_level
 {%- endmacro %}
@@ -46,5 +45,5 @@
         {{ class_of('history_n', [0, 1, 3, 7, 15]) }} as history,
         {{ class_of('log_distance_to_persistence', [0.02, 0.05, 0.1, 0.2]) }} as surprise,
         {{ class_of('log_distance_to_level', [0.1, 0.2, 0.3, 0.5]) }} as rarity,
-        area
+        coalesce(area, 'unknown') as area
 {%- endmacro %}

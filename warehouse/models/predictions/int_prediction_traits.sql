@@ -35,13 +35,7 @@ beside as (
 
 distances as (
     select
-        observation_id,
-        model_version,
-        split,
-        month,
-        predicted_price,
-        history_n,
-        log_error,
+        *,
 {{ trait_distances() }}
     from beside
 ),
