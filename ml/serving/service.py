@@ -402,7 +402,11 @@ class Service:
 
     def _note(self, answers: Answers, places: list[int], request_ids: list[str], now: datetime) -> None:
         # at once: answers are megabytes, and letting go of a second's answers together would stop all requests
-        self._journaled += _records(answers, places, request_ids, now)
+        try:
+            self._journaled += _records(answers, places, request_ids, now)
+        except Exception:  # nobody asks for the result of this job, so it says itself what went wrong
+            self.metrics.journal_failures.labels("predictions").inc()
+            log.exception("predictions cannot be journaled")
 
     def _flush(self) -> None:
         records, self._journaled = self._journaled, []
