@@ -78,7 +78,7 @@ class Encoding(_Block):
     )
     indexed: bool = Field(
         default=False,
-        description="bring past prices to the as-of market: a long window then holds a premium, not the trend",
+        description="bring past prices to the as-of market (market_index): the window holds a premium, not the trend",
     )
     changes: list[Annotated[int, Field(ge=1)]] = Field(
         default=[], description="also the change of its mean against so many months before"
@@ -180,6 +180,9 @@ class Contract(_Block):
     history: Name | None = Field(
         default=None, description="encoding whose n says how much is known of the place; default: first of persistence"
     )
+    like_for_like: Name | None = Field(
+        default=None, description="encoding within whose keys homes are alike; the market index compares only those"
+    )
     last_year: Name | None = Field(default=None, description="encoding that is the same month of last year")
     split: Split
     folds: Folds = Folds()
@@ -219,6 +222,7 @@ class Contract(_Block):
         known("level", self.level, [*encodings, *usable])
         known("persistence", self.persistence, encodings)
         known("history", [self.history] if self.history else [], encodings)
+        known("like_for_like", [self.like_for_like] if self.like_for_like else [], encodings)
         known("last_year", [self.last_year] if self.last_year else [], encodings)
         if self.observed_on and not self.split.trained_through:
             raise ValueError("split.trained_through: a dataset with dates is split by time, for example '2021-12'")

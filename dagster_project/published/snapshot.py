@@ -25,7 +25,7 @@ STORAGE_VERSION = "v1.0.0"
 #: Every relation with a plain noun in these schemas is public ...
 PUBLIC_SCHEMAS = ["training", "predictions", "monitoring"]
 #: ... and these; ``features.features`` is left out because ``training.training_dataset`` holds its columns.
-PUBLIC_TABLES = ["raw.files", "raw.actuals", "features.encodings"]
+PUBLIC_TABLES = ["raw.files", "raw.actuals", "features.encodings", "features.market_index"]
 
 #: Tables and views alike; ``__dbt_`` marks what a killed dbt run left half made.
 PUBLIC_RELATIONS = r"""

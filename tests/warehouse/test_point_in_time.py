@@ -13,6 +13,7 @@ COMPARED = {
     "intermediate.int_observations_labelled": "_batch, _row",
     "intermediate.int_observations_current": "observation_id",
     "intermediate.int_observations_rejected": "_batch, _row",
+    "features.market_index": "month",
     "features.encodings": "encoding, key_value, month",
     "features.features": "observation_id",
 }

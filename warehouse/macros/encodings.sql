@@ -26,6 +26,17 @@
   {{ return('ln(price / ' ~ size ~ ')' if size else 'ln(price)') }}
 {% endmacro %}
 
+{# The encoding whose keys and window tell which sales are like for like in the market index; none without one. #}
+{% macro like_for_like() %}
+  {% set k = contract() %}
+  {% for e in k.encodings if e.name == k.like_for_like %}{{ return(e) }}{% endfor %}
+  {{ return(none) }}
+{% endmacro %}
+
+{# Like-for-like sales from which one month says where the market stands: prices of like homes differ by about 8 %,
+   so the mean of a hundred is known to 0.8 %. #}
+{% macro least_like_sales() %}{{ return(100) }}{% endmacro %}
+
 {# As-of price level: the first of the contract's encodings or columns that is known; 0 without any. #}
 {% macro level() %}
   {% set k = contract() %}

@@ -24,12 +24,10 @@
   {{ return(column ~ ' >= ' ~ changed if changed else 'false') }}
 {% endmacro %}
 
-{# Condition on `month` for the rows that the longest encoding reads for the months to be built; the as-of market that
-   indexed encodings are brought to reads three months. #}
+{# Condition on `month` for the rows that the longest encoding reads for the months to be built. #}
 {% macro months_of_history(changed) %}
   {% set windows = contract().encodings | map(attribute='months_back') | map('last') | list if execute and changed else [] %}
-  {% set reach = (windows + [3]) | max %}
-  {{ return(from_month('month', add_months(changed, '-' ~ reach) if changed)) }}
+  {{ return(from_month('month', add_months(changed, '-' ~ (windows + [0]) | max) if changed)) }}
 {% endmacro %}
 
 {# Pre-hook, in the model's transaction: what will be built again is forgotten first. #}

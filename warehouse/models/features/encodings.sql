@@ -12,6 +12,7 @@
 -- Each month's priced rows are fanned out to the later months in which they count as history, then added up: a
 -- row never reaches its own month. Logarithms are added as whole millionths, so that the sums are exact and an
 -- increment equals a full refresh bit for bit.
+-- depends_on: {{ ref('market_index') }}
 with observations as (
     select
         month,
@@ -40,20 +41,17 @@ history as (
 {%- if k.encodings | selectattr('indexed', 'defined') | selectattr('indexed') | list %},
 
 market as (
-    select
-        month,
-        count(*) as n,
-        sum(micro_log_price) as micro_log_price,
-        cast(round(sum(micro_log_price) / count(*)) as bigint) as micro_index
-    from history
-    where micro_log_price is not null
-    group by month
+    select * from {{ ref('market_index') }}
 ),
 
+-- last month's market alone where enough of its like is sold each month, else that of three months
 market_as_of as (
     select
         {{ add_months('market.month', 'back.number') }} as month,
-        cast(round(sum(market.micro_log_price) / sum(market.n)) as bigint) as micro_index
+        cast(round(coalesce(
+            sum(case when back.number = 1 and market.n_like_for_like >= {{ least_like_sales() }} then market.micro_index end),
+            sum(market.n * market.micro_index) / sum(market.n)
+        )) as bigint) as micro_index
     from market
     cross join {{ number_series(1, 3) }} as back
     group by 1
