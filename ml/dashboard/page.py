@@ -5,6 +5,7 @@ Pieces are plain HTML where Streamlit's own would be slower, wider or silent to 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -26,6 +27,9 @@ SIGNS = {"pass": "✓", "warn": "▲", "fail": "✕", "insufficient_data": "○"
 
 #: Width of a select box in pixels: two fit on a phone, six beside each other on a screen.
 SELECT = 136
+
+#: Reading Plotly's script holds a browser up for more than a second, in which it paints nothing.
+HEAD_START_S = 0.3
 
 #: A house; inline, because Streamlit fetches other icons of a tab from a server of its own.
 ICON = (
@@ -181,8 +185,12 @@ def _forget(key: str, options: Sequence[Any]) -> None:
 
 
 def chart(figure: Figure, *, key: str, alt: str) -> None:
+    """A plot; a visitor's first one lets the browser paint the words and figures above it before it is sent."""
     from plotly.graph_objects import Figure as PlotlyFigure
 
+    if not st.session_state.get("drawn"):
+        time.sleep(HEAD_START_S)
+        st.session_state["drawn"] = True
     # checking each property of a figure takes Plotly longer than the browser needs to draw it
     st.plotly_chart(PlotlyFigure(figure, _validate=False), key=key, theme=None, config=CONFIG, alt=alt)
 

@@ -172,7 +172,7 @@ where model_version = $version and kind = 'model' and split <> 'eval'
 SCORED = """
 select p.observation_id, p.month, p.area, p.locality, p.predicted_price, m.actual_price, m.error, m.pct_error, m.ratio,
     coalesce(m.is_price_valid and m.ratio is not null, false) as is_measured, i.lower_80, i.upper_80, i.grade,
-    p.model_version
+    p.model_version, hash(p.observation_id) as drawn
 from ({predictions}) as p
 left join predictions.predictions_matched as m
     on p.observation_id = m.observation_id and p.model_version = m.model_version
@@ -215,7 +215,9 @@ class Filters:
     @property
     def everything(self) -> str:
         """SQL condition with the period."""
-        return f"{self.place} and {_all_of({'year(month)': self.year, 'month(month)': self.month_number})}"
+        # a span of months is skipped to: the rows stand month by month
+        year = "true" if self.year is None else "month between make_date($year, 1, 1) and make_date($year, 12, 1)"
+        return f"{self.place} and {year} and {_all_of({'month(month)': self.month_number})}"
 
     @property
     def period(self) -> tuple[date, date] | None:
@@ -226,7 +228,7 @@ class Filters:
 
 
 def _all_of(wanted: dict[str, Any]) -> str:
-    names = {"year(month)": "year", "month(month)": "month_number"}
+    names = {"month(month)": "month_number"}
     conditions = [f"{sql} = ${names.get(sql, sql)}" for sql, value in wanted.items() if value is not None]
     return " and ".join(conditions) or "true"
 
@@ -277,9 +279,12 @@ def trend(filters: Filters) -> str:
 def sample(filters: Filters, rows: int) -> str:
     """So many of the chosen homes, always the same ones."""
     return f"""
-    select predicted_price, actual_price, concat_ws(', ', area, nullif(locality, area)) as place from {filters.scored}
-    where is_measured and {filters.everything}
-    order by hash(observation_id), observation_id limit {rows}
+    with drawn as (
+        select predicted_price, actual_price, area, locality from {filters.scored}
+        where is_measured and {filters.everything}
+        order by drawn limit {rows}
+    )
+    select predicted_price, actual_price, concat_ws(', ', area, nullif(locality, area)) as place from drawn
     """
 
 

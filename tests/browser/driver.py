@@ -24,6 +24,15 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 #: The first figures or words of a page, below its title.
 FIRST = ".h-tile, .h-banner, .h-table, [data-testid=stAlert], [data-testid=stSelectbox], [data-testid=stPlotlyChart]"
+#: Remembers when the browser had painted the first of these: two frames after it stands there, milliseconds since the
+#: visit began. Asking from outside would wait for whatever script runs just then.
+PAINTED = f"""
+new MutationObserver((_, observer) => {{
+    if (![...document.querySelectorAll('{FIRST}')].some(e => e.checkVisibility())) return;
+    observer.disconnect();
+    requestAnimationFrame(() => requestAnimationFrame(() => {{ window.painted = performance.now(); }}));
+}}).observe(document, {{childList: true, subtree: true}});
+"""
 #: The page stands still: no script runs, nothing is greyed out, no chart is still to be drawn.
 SETTLED = """
 () => document.querySelector('[data-testid="stApp"]')?.dataset.testScriptState === 'notRunning'
@@ -111,6 +120,7 @@ class Visit:
         self.dashboard = dashboard
         self.page: Page = browser.new_page(viewport={"width": width, "height": height})
         self.elsewhere: list[str] = []
+        self.page.add_init_script(PAINTED)
         self.page.on("request", self._watch)
 
     def _watch(self, request: Request) -> None:
@@ -121,12 +131,10 @@ class Visit:
 
     def open(self, path: str = "") -> float:
         """Open a page; returns seconds until its first figures or words are painted."""
-        started = time.perf_counter()
         self.page.goto(self.dashboard.url(path), wait_until="commit")
-        self.page.wait_for_selector(f":is({FIRST}) >> visible=true", timeout=60_000)
-        painted = time.perf_counter() - started
+        painted = self.page.wait_for_function("() => window.painted", timeout=60_000).json_value()
         self.settle()
-        return painted
+        return painted / 1000
 
     def settle(self) -> None:
         self.page.wait_for_function(SETTLED, timeout=60_000)

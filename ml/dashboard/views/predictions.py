@@ -13,7 +13,7 @@ from ml.dashboard.queries import Filters
 from ml.dashboard.snapshot import Snapshot
 from ml.words import MISSING, number
 
-DOTS = 1_000
+DOTS = 750
 TABLE_ROWS = 500
 NOW = "what holds now"
 MONTHS = list(range(1, 13))
