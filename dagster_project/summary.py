@@ -23,7 +23,8 @@ from monitoring.reconciliation
 """
 REASONS = "select reason, n from monitoring.rejections_by_reason order by n desc, reason"
 MODEL = """
-select model_version, status, reasons, strftime(trained_through, '%Y-%m') as trained_through, n_train, features
+select model_version, status, reasons, strftime(trained_through, '%Y-%m') as trained_through, n_train, features,
+    model_version in (select challenger from training.promotion_decisions where verdict = 'reject') as lost
 from training.model_versions
 order by created_at desc limit 1
 """
@@ -38,7 +39,10 @@ from monitoring.accuracy
 where population = 'valid' and split in ('eval', 'holdout')
 order by split, kind desc, mdape_pct
 """
-CHALLENGER = "select challenger, verdict, reason from monitoring.challenger_comparisons"
+CHALLENGER = """
+select challenger, verdict, reason from monitoring.challenger_comparisons
+where challenger in (select model_version from training.model_versions where status = 'challenger')
+"""
 DECISION = """
 select decision, is_done, strftime(month, '%Y-%m') as month, array_to_string(reasons, ', ') as reasons
 from monitoring.retrain_decisions
@@ -124,7 +128,8 @@ def _model(figures: dict[str, Any]) -> list[str]:
     latest, champion = figures["latest_version"], figures["champion"]
     if not latest:
         return ["  model        none yet; type: housing train"]
-    verdict = "passed its gate" if latest["status"] != "rejected" else "was REJECTED by its gate"
+    judge = "beside the champion" if latest["lost"] else "by its gate"
+    verdict = "passed its gate" if latest["status"] != "rejected" else f"was REJECTED {judge}"
     out = [
         f"  model        {latest['model_version']} {verdict}; trained through "
         f"{latest['trained_through'] or 'all dates'} on {_n(latest['n_train'])} rows and {latest['features']} features"
