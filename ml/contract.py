@@ -102,7 +102,10 @@ class Split(_Block):
 
     trained_through: Month | None = None
     eval_months: int = Field(default=12, ge=1)
-    refit: bool = Field(default=False, description="after evaluation, fit again on train + eval with the same rounds")
+    refit: bool = Field(
+        default=False,
+        description="after evaluation, fit again on train + eval; with how many rounds: refit_rounds in ml/params.yml",
+    )
     eval_share: Share | None = None
     holdout_share: Share | None = None
 

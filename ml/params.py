@@ -34,6 +34,7 @@ class Params(BaseModel):
     max_bin: int = Field(ge=2, le=65_535)
     rounds: int = Field(ge=1)
     early_stopping_rounds: int = Field(ge=1)
+    refit_rounds: Literal["same", "by_rows"]
     eval_metric: Literal["mae", "rmse"]
     seed: int = Field(ge=0)
     linear_alpha: float = Field(ge=0)

@@ -94,7 +94,10 @@ def boost(
     evaluated = booster[:rounds]
     if refit:
         together = slice(train.start, evaluation.stop)
-        booster = xgb.train(settings, matrix(together), rounds, callbacks=_told(progress, "refit on all rows", rounds))
+        again = rounds
+        if params.refit_rounds == "by_rows":
+            again = round(rounds * (together.stop - together.start) / (train.stop - train.start))
+        booster = xgb.train(settings, matrix(together), again, callbacks=_told(progress, "refit on all rows", again))
     else:
         booster = evaluated
     return Boosted(

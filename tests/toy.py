@@ -46,7 +46,8 @@ CONTRACT = Contract.model_validate(
 
 PARAMS = Params(
     max_depth=3, eta=0.2, subsample=0.8, colsample_bytree=0.8, min_child_weight=1, reg_lambda=1, max_bin=64, rounds=60,
-    early_stopping_rounds=10, eval_metric="mae", seed=1, linear_alpha=1, linear_clip_quantile=0.001,
+    early_stopping_rounds=10, refit_rounds="same", eval_metric="mae", seed=1, linear_alpha=1,
+    linear_clip_quantile=0.001,
 )  # fmt: skip
 
 LEVELS = {"North": 100_000.0, "South": 300_000.0}

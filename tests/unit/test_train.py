@@ -128,6 +128,10 @@ def test_the_evaluation_does_not_see_what_the_refit_learned(data: TrainingData) 
     assert plain.metrics == refitted.metrics
     assert plain.booster.num_boosted_rounds() == refitted.booster.num_boosted_rounds() == plain.rounds
     assert plain.booster.save_raw("ubj") != refitted.booster.save_raw("ubj")
+    longer = fit(data, toy.PARAMS.model_copy(update={"refit_rounds": "by_rows"}), refit=True, threads=2)
+    learned, known = data.train.stop - data.train.start, data.labelled.stop - data.labelled.start
+    assert longer.booster.num_boosted_rounds() == round(plain.rounds * known / learned) > plain.rounds
+    assert longer.metrics == plain.metrics
     # without a refit the shipped model is the evaluated one, cut at its best round
     offset = data.eval_rows["target_offset"].to_numpy()
     shipped = np.exp(plain.booster.inplace_predict(data.x[data.evaluated]).astype(float) + offset)
