@@ -47,19 +47,23 @@ def replayed(months: pa.Table, path: Path, *, title: str) -> None:
     """Error by month of each replayed policy; trainings are ticks below, promotions dots on the line."""
     rows = months.to_pylist()
     figure, axes = _canvas(11, 4.6)
-    policies = dict.fromkeys(row["policy"] for row in rows)
-    for level, (policy, colour) in enumerate(zip(policies, (BLUE, INK, ORANGE), strict=False)):
+    replayed = {row["policy"] for row in rows}
+    below = 0
+    for policy, colour in (("never", INK), ("on-decision", ORANGE), ("every-month", BLUE)):
+        if policy not in replayed:
+            continue
         own = [row for row in rows if row["policy"] == policy and row["mdape_pct"] is not None]
         when, error = [row["month"] for row in own], [row["mdape_pct"] for row in own]
         axes.plot(when, error, color=colour, linewidth=1.8, label=f"{policy} (mean {sum(error) / len(error):.2f} %)")
         moved = [i for i, row in enumerate(own) if row["promoted_version"]]
         axes.plot([when[i] for i in moved], [error[i] for i in moved], "o", color=colour, markersize=6)
         trained = [row["month"] for row in own if row["trained_version"]]
-        axes.plot(trained, [-0.03 - 0.035 * level] * len(trained), "|", color=colour, markersize=9,
+        axes.plot(trained, [-0.03 - 0.035 * below] * len(trained), "|", color=colour, markersize=9,
                   transform=axes.get_xaxis_transform(), clip_on=False)  # fmt: skip
+        below += bool(trained)
     axes.set_ylabel("median absolute error, percent")
     axes.margins(y=0.2)
-    axes.tick_params(axis="x", pad=18)
+    axes.tick_params(axis="x", pad=22)
     axes.set_xlabel("month scored (ticks below the axis: trainings; dots: a challenger was promoted after that month)")
     axes.set_title(title, loc="left", fontsize=11, color=INK)
     axes.legend(frameon=False, ncols=3, loc="upper left")
