@@ -10,6 +10,8 @@ import duckdb
 import numpy as np
 import pytest
 
+from ml.promotion import rollback
+from ml.warehouse import connect
 from tests.built import first_run
 from tests.conftest import Home
 
@@ -133,13 +135,14 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
     assert trained[1]["status"] == "challenger"
     assert synthetic.one("select verdict from monitoring.challenger_comparisons") == "wait"
 
-    assert "champion is v2" in synthetic.housing("promote", "v2").stdout
-    # while a month is being scored, the way back waits for its turn
+    # while a month is being scored, the alias waits for its turn
     scoring = synthetic.started("score", "--month", "2024-03", until="score")
     assert scoring.poll() is None
-    assert "champion is v1" in synthetic.housing("rollback").stdout
+    assert "champion is v2" in synthetic.housing("promote", "v2").stdout
     scoring.communicate()
     assert scoring.returncode == 0
+    with connect(synthetic.settings) as connection:
+        assert rollback(connection, synthetic.settings, actor="test")[0].startswith("champion is v1")
     assert synthetic.one("select model_version from training.model_versions where status = 'champion'") == "v1"
     assert synthetic.query(f"{mine} and split <> 'eval' order by all").equals(before)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
 from ml.warehouse import warehouse_lock
 from tests import factories
+from tests.built import built_home
+from tests.conftest import Home
 
 #: What two homes are compared by: times, run ids and paths differ, rows must not.
 SAME = {
@@ -52,6 +56,26 @@ def test_a_run_killed_at_every_step_ends_with_the_rows_of_an_undisturbed_one(hom
         left, right = (h.query(f"{columns} from {table} order by all") for h in (killed, undisturbed))
         assert left.equals(right), f"{table} differs from an undisturbed run"
     assert not list(killed.settings.published.parent.glob("*.tmp*")), "a half-written snapshot was left behind"
+
+
+def test_three_killed_trainings_ask_a_person_and_no_fourth_starts(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    built = built_home(tmp_path_factory)
+    shutil.copytree(built.settings.home, tmp_path / "home", symlinks=True)
+    made = Home(tmp_path / "home", "housets", tmp_path / "dbt")
+    newest = "select decision, reasons from monitoring.retrain_decisions order by month desc limit 1"
+    assert made.query(newest).to_pylist()[0]["decision"] == "retrain"
+    for _ in range(3):
+        assert made.killed("retrain", during="select training rows"), "it ended before it was struck"
+    made.housing("score", "--month", "2023-12")
+    judged = made.query(newest).to_pylist()[0]
+    assert judged["decision"] == "needs_human" and "trainings_died" in judged["reasons"]
+    assert "needs_human" in made.housing("retrain").stdout
+    assert made.query("select finished_at from training.retrain_attempts").to_pylist() == [{"finished_at": None}] * 3
+    assert made.query("select model_version, status from training.model_versions").to_pylist() == [
+        {"model_version": "v1", "status": "champion"}
+    ]
 
 
 def test_a_second_run_says_who_holds_the_warehouse(home, monkeypatch: pytest.MonkeyPatch) -> None:
