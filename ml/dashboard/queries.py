@@ -210,14 +210,19 @@ class Filters:
     @property
     def place(self) -> str:
         """SQL condition without the period."""
-        return _all_of({"area": self.area, "locality": self.locality, "grade": self.grade})
+        wanted = {"area": self.area, "locality": self.locality, "grade": self.grade}
+        return " and ".join(f"{name} = ${name}" for name, value in wanted.items() if value is not None) or "true"
 
     @property
     def everything(self) -> str:
         """SQL condition with the period."""
-        # a span of months is skipped to: the rows stand month by month
-        year = "true" if self.year is None else "month between make_date($year, 1, 1) and make_date($year, 12, 1)"
-        return f"{self.place} and {year} and {_all_of({'month(month)': self.month_number})}"
+        conditions = [self.place]
+        if self.year is not None:
+            # a span of months is skipped to: the rows stand month by month
+            conditions.append("month between make_date($year, 1, 1) and make_date($year, 12, 1)")
+        if self.month_number is not None:
+            conditions.append("month(month) = $month_number")
+        return " and ".join(conditions)
 
     @property
     def period(self) -> tuple[date, date] | None:
@@ -225,12 +230,6 @@ class Filters:
         if self.year is None:
             return None
         return date(self.year, self.month_number or 1, 1), date(self.year, self.month_number or 12, 1)
-
-
-def _all_of(wanted: dict[str, Any]) -> str:
-    names = {"month(month)": "month_number"}
-    conditions = [f"{sql} = ${names.get(sql, sql)}" for sql, value in wanted.items() if value is not None]
-    return " and ".join(conditions) or "true"
 
 
 def years(scored: str) -> str:
