@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Locator, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Request, WebSocket, sync_playwright
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from ml.settings import Settings
 
@@ -40,14 +41,9 @@ SETTLED = """
     && !document.querySelector('[data-testid="stSkeleton"]')
     && [...document.querySelectorAll('.js-plotly-plot')].every(p => p.querySelector('.main-svg'))
 """
-#: Remembers that the script ran.
-WATCH = """
-() => {
-    window.ran = false;
-    new MutationObserver((_, observer) => { window.ran = true; observer.disconnect(); }).observe(
-        document.querySelector('[data-testid=stApp]'), {attributes: true, attributeFilter: ['data-test-script-state']});
-}
-"""
+#: The browser has nothing left to do: what the server sent stands in the page. Messages that come together are drawn
+#: together, so the page itself need never have shown that a script ran in between.
+IDLE = "() => new Promise(done => requestIdleCallback(() => requestIdleCallback(() => done(true))))"
 TILES = """
 () => Object.fromEntries([...document.querySelectorAll('.h-tile')].map(
     t => [t.querySelector('b').textContent, t.querySelector('strong').textContent]))
@@ -122,12 +118,23 @@ class Visit:
         self.elsewhere: list[str] = []
         self.page.add_init_script(PAINTED)
         self.page.on("request", self._watch)
+        self.finished = 0
+        self.page.on("websocket", self._listen)
 
     def _watch(self, request: Request) -> None:
         if not request.url.startswith(
             (self.dashboard.url(), "data:", "blob:", f"ws://127.0.0.1:{self.dashboard.port}")
         ):
             self.elsewhere.append(request.url)
+
+    def _listen(self, socket: WebSocket) -> None:
+        """Count the runs of the page's script that the server has finished."""
+
+        def received(frame: str | bytes) -> None:
+            if isinstance(frame, bytes) and ForwardMsg.FromString(frame).HasField("script_finished"):
+                self.finished += 1
+
+        socket.on("framereceived", received)
 
     def open(self, path: str = "") -> float:
         """Open a page; returns seconds until its first figures or words are painted."""
@@ -155,10 +162,14 @@ class Visit:
 
     def press(self, target: Locator) -> float:
         """Click what makes the page run again; returns seconds until it stands still."""
-        self.page.evaluate(WATCH)
+        before = self.finished
         started = time.perf_counter()
         target.click()
-        self.page.wait_for_function("() => window.ran")
+        while self.finished == before:
+            if time.perf_counter() - started > 60:
+                raise TimeoutError(f"the page did not run again after a click on {target}")
+            self.page.wait_for_timeout(5)
+        self.page.evaluate(IDLE)
         self.settle()
         return time.perf_counter() - started
 
