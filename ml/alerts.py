@@ -143,6 +143,8 @@ SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
         with champion as (
             select * from monitoring.checks
             where model_version in (select model_version from training.model_versions where status = 'champion')
+            -- the newest that could be judged: a month that is not priced yet says nothing of its error
+            qualify row_number() over (partition by check_name order by status = 'insufficient_data', month desc) = 1
         )
 
         select
@@ -155,7 +157,7 @@ SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
                 coalesce(', most allowed ' || cast(upper_limit as varchar), ''), ', n ', cast(n as varchar)
             )
         from champion
-        where month = (select max(month) from champion) and status = 'fail' and severity = 'error'
+        where status = 'fail' and severity = 'error'
         """,
     ),
     (
@@ -165,8 +167,11 @@ SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
         select
             cast(decision_id as varchar), (select max(published_at) from published.about),
             concat(model_version, ' in ', strftime(month, '%Y-%m'), ': ', array_to_string(reasons, ', '))
-        from monitoring.retrain_decisions
-        where month = (select max(month) from monitoring.retrain_decisions) and decision = 'needs_human'
+        from (
+            from monitoring.retrain_decisions
+            order by list_contains(reasons, 'too_few_prices'), month desc limit 1
+        )
+        where decision = 'needs_human'
         """,
     ),
     (

@@ -97,6 +97,27 @@ class Encoding(_Block):
         return self
 
 
+class ErrorGroup(_Block):
+    """Homes whose prices a version is likely to miss alike."""
+
+    keys: list[Name] = Field(min_length=1)
+    prior: float = Field(gt=0, description="the wider group's mean error counts as much as so many errors of its own")
+
+
+class RecentErrors(_Block):
+    """Errors of the months before that are carried over to the month that is priced; see ml/recent_errors.py."""
+
+    months_back: tuple[int, int] = Field(description="first and last month before the row's month, 1 is last month")
+    groups: list[ErrorGroup] = Field(min_length=1, description="from wide to narrow")
+
+    @model_validator(mode="after")
+    def _strictly_earlier(self) -> Self:
+        first, last = self.months_back
+        if not 1 <= first <= last:
+            raise ValueError(f"recent_errors: months_back [{first}, {last}] is empty or not strictly earlier")
+        return self
+
+
 class Split(_Block):
     """By time when there is a date: eval = the last ``eval_months`` through ``trained_through``; else by hash."""
 
@@ -187,6 +208,9 @@ class Contract(_Block):
         default=None, description="encoding within whose keys homes are alike; the market index compares only those"
     )
     last_year: Name | None = Field(default=None, description="encoding that is the same month of last year")
+    recent_errors: RecentErrors | None = Field(
+        default=None, description="correct prices by what the version missed by lately, in groups of homes"
+    )
     split: Split
     folds: Folds = Folds()
     gate: Gate = Gate()
@@ -227,6 +251,10 @@ class Contract(_Block):
         known("history", [self.history] if self.history else [], encodings)
         known("like_for_like", [self.like_for_like] if self.like_for_like else [], encodings)
         known("last_year", [self.last_year] if self.last_year else [], encodings)
+        for group in self.recent_errors.groups if self.recent_errors else []:
+            known("recent_errors.groups.keys", group.keys, [*(set(names) - {self.price}), "area", "locality"])
+        if self.recent_errors and not self.encodings:
+            raise ValueError("recent_errors: the newest month is that of the encodings; there are none")
         if self.observed_on and not self.split.trained_through:
             raise ValueError("split.trained_through: a dataset with dates is split by time, for example '2021-12'")
         if not self.observed_on and (self.split.eval_share is None or self.split.holdout_share is None):

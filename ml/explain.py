@@ -27,7 +27,9 @@ from ml.treeshap import shap_values
 from ml.warehouse import months_in, quoted, transaction
 
 BLOCK_ROWS = 65_536  # explained at a time: what is prepared of each tree serves them all
-BASE = "(price level)"  # name of the part that no feature of the row explains; no column can have it
+#: Names of the parts that no feature of the row explains; no column can have them.
+BASE = "(price level)"
+RECENT = "(recent errors)"
 
 
 def explain_months(
@@ -64,6 +66,7 @@ def explain_months(
             bundle,
             feature_matrix(rows, bundle.features_used),
             rows["target_offset"].to_numpy(),
+            rows["recent_error"].to_numpy() if contract.recent_errors else None,
             threads=settings.threads,
             progress=told,
         )
@@ -74,7 +77,7 @@ def explain_months(
             predicted = f"select observation_id from ({_explained(version)}) where month = date '{month}'"
             homes = comparables.subjects(connection, bundle, contract, predicted)
             similar = comparables.find(homes, sales, contract, month, threads=settings.threads)
-            reasons = _explanations(bundle, rows.slice(part.start, counts[month]), amounts[part])
+            reasons = _explanations(parts(bundle, contract), rows.slice(part.start, counts[month]), amounts[part])
             with transaction(connection):
                 _replace(connection, "comparables", version, month, similar)
                 # last: a month is explained when its reasons stand
@@ -115,21 +118,30 @@ def contributions(
     bundle: Bundle,
     x: np.ndarray,
     offset: np.ndarray,
+    recent_error: np.ndarray | None = None,
     *,
     threads: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Amounts that add up to each row's price, float64 of shape (n, features + 1); the last column is BASE.
+    """Amounts that add up to each row's price, float64 of shape (n, parts), in the order of ``parts``.
 
-    ``x`` is the feature matrix of shape (n, features), ``offset`` the log of the as-of price level, shape (n,).
-    ``progress`` is told trees done and trees in all.
+    ``x`` is the feature matrix of shape (n, features), ``offset`` the log of the as-of price level, ``recent_error``
+    what recent errors add to the log of the price, where they are carried over; both of shape (n,). ``progress`` is
+    told trees done and trees in all.
     """
     phi = shap_values(bundle.booster, x, threads=threads, progress=progress)
+    if recent_error is not None:
+        phi = np.insert(phi, -1, recent_error, axis=1)
     base = np.exp(phi[:, -1] + offset)
     log_ratio = phi[:, :-1].sum(axis=1)
     # (price - base) / ln(price / base), which is base itself where both are equal
     mean = base * np.divide(np.expm1(log_ratio), log_ratio, out=np.ones_like(base), where=log_ratio != 0)
     return np.column_stack([phi[:, :-1] * mean[:, None], base])
+
+
+def parts(bundle: Bundle, contract: Contract) -> list[str]:
+    """Names of what a price is made of: the features, recent errors where they are carried over, and BASE."""
+    return [*bundle.features_used, *([RECENT] if contract.recent_errors else []), BASE]
 
 
 def _blocks(counts: dict[date, int]) -> Iterator[list[date]]:
@@ -150,7 +162,7 @@ def _read(
     columns = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
     return connection.execute(
         f"""
-        select p.observation_id, p.built_through_batch, f.target_offset, {columns}
+        select p.observation_id, p.built_through_batch, f.target_offset, p.recent_error, {columns}
         from ({_explained(version)}) as p
         inner join features.features as f on p.observation_id = f.observation_id
         where p.month in {months_in(months)} order by p.month, p.observation_id
@@ -161,15 +173,14 @@ def _read(
 def _explained(version: ModelVersion) -> str:
     """The predictions that are explained: scored rows that have a price."""
     return (
-        "select observation_id, month, predicted_price, built_through_batch from predictions.predictions "
+        "select observation_id, month, predicted_price, recent_error, built_through_batch from predictions.predictions "
         f"where model_version = '{version.model_version}' and split <> 'eval' and mode = 'batch' "
         "and predicted_price is not null"
     )
 
 
-def _explanations(bundle: Bundle, rows: pa.Table, amounts: np.ndarray) -> pa.Table:
-    """One row per prediction and feature: observation_id, feature, contribution, rank, built_through_batch."""
-    features = [*bundle.features_used, BASE]
+def _explanations(names: list[str], rows: pa.Table, amounts: np.ndarray) -> pa.Table:
+    """One row per prediction and part: observation_id, feature, contribution, rank, built_through_batch."""
     n, width = amounts.shape
     # the base is rank 0, features follow by size; a stable order, so that the same rows come out twice
     order = np.argsort(-np.abs(amounts[:, :-1]), axis=1, kind="stable")
@@ -182,7 +193,7 @@ def _explanations(bundle: Bundle, rows: pa.Table, amounts: np.ndarray) -> pa.Tab
                 pa.array(np.repeat(np.arange(n, dtype=np.int32), width)), ids
             ),
             "feature": pa.DictionaryArray.from_arrays(
-                pa.array(np.tile(np.arange(width, dtype=np.int32), n)), pa.array(features)
+                pa.array(np.tile(np.arange(width, dtype=np.int32), n)), pa.array(names)
             ),
             "contribution": amounts.ravel(),
             "rank": rank.ravel(),

@@ -13,13 +13,14 @@ select decisions.*
 from monitoring.retrain_decisions as decisions
 inner join training.model_versions as versions on decisions.model_version = versions.model_version
 where versions.status = 'champion'
-order by decisions.month desc
+-- months that were scored but are not priced yet neither say anything nor take back what an earlier one said
+order by list_contains(decisions.reasons, 'too_few_prices'), decisions.month desc
 limit 1
 """
 
 
 def newest_decision(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
-    """Row of the newest month that the champion served; None before any was judged."""
+    """Row of the newest month that the champion served and whose prices are known; None before any was judged."""
     rows = connection.execute(NEWEST).to_arrow_table().to_pylist()
     return rows[0] if rows else None
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
+from ml.recent_errors import correct
 from ml.registry import CHALLENGER, ModelVersion, load_bundle
 from ml.settings import Settings
 from ml.warehouse import months_in, quoted, transaction
@@ -43,7 +44,7 @@ def score_month(
     """``score_months`` for one month and a bundle that is loaded already; returns the number of rows scored."""
     counts = _counts(connection, contract, version, [month])
     role = _role(connection, contract, version)
-    _score(connection, bundle, version, [month], role=role, run_id=run_id, told=lambda rows: None)
+    _score(connection, contract, bundle, version, [month], role=role, run_id=run_id, told=lambda rows: None)
     return counts[month]
 
 
@@ -78,7 +79,7 @@ def score_months(
     role = _role(connection, contract, version)
     for first in range(0, len(months), MONTHS_PER_TRANSACTION):
         some = months[first : first + MONTHS_PER_TRANSACTION]
-        _score(connection, bundle, version, some, role=role, run_id=run_id, told=told)
+        _score(connection, contract, bundle, version, some, role=role, run_id=run_id, told=told)
     return counts
 
 
@@ -99,6 +100,7 @@ def _role(connection: duckdb.DuckDBPyConnection, contract: Contract, version: Mo
 
 def _score(
     connection: duckdb.DuckDBPyConnection,
+    contract: Contract,
     bundle: Bundle,
     version: ModelVersion,
     months: Sequence[date],
@@ -121,6 +123,7 @@ def _score(
         for batch in reader:
             _insert(connection, bundle, version, batch, role=role, run_id=run_id, scored_at=scored_at)
             told(batch.num_rows)
+        correct(connection, contract, version, months)
 
 
 def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:

@@ -22,7 +22,7 @@ STATUS_WORDS = {"pass": "pass", "warn": "warning", "fail": "fail", "insufficient
 
 def feature_label(contract: Contract, feature: str) -> str:
     """A feature's name as words, for example ``past price: town, 3 months``; other names come back as they are."""
-    labels = {"month_of_year": "month of the year"}
+    labels = {"month_of_year": "month of the year", "(recent errors)": "recent errors of like homes"}
     for c in contract.columns:
         name = c.name.replace("_", " ")
         labels |= {c.name: name, f"{c.name}_to_level": f"{name} against the price level"}

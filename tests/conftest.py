@@ -30,7 +30,7 @@ create table raw.observations (_file varchar, _row bigint, _loaded_at timestamp,
 create table features.features (
     _batch bigint, observation_id varchar, observed_on date, month date, area varchar, locality varchar,
     price double, is_price_valid boolean, split varchar, target_offset double, persistence_price double,
-    last_year_price double, history_n bigint, built_through_batch bigint, {features}
+    last_year_price double, error_keys varchar[], history_n bigint, built_through_batch bigint, {features}
 );
 create view training.training_dataset as select * from features.features;
 create table intermediate.int_observations_rejected (

@@ -70,7 +70,8 @@ select * from toy.intermediate.int_observations_checked where len(reasons) = 0;
 create or replace view features.features_as_of as
 select _batch, _row, observation_id, observed_on, o.month, area, locality, price, coalesce(is_price_valid, false)
     as is_price_valid, 'unused' as split, e.mean_log_price as target_offset, exp(e.mean_log_price) as persistence_price,
-    cast(null as double) as last_year_price, month(o.month)::double as month_of_year, size,
+    [area, concat_ws(chr(31), area, size > 100)] as error_keys, cast(null as double) as last_year_price,
+    month(o.month)::double as month_of_year, size,
     0.0::double as town_12m_to_level, coalesce(e.n, 0)::double as town_12m_n
 from toy.intermediate.int_observations as o
 left join toy.features.encodings as e on e.month = o.month and e.key_value = o.area and e.encoding = 'town_12m';

@@ -1,4 +1,4 @@
-"""The rows of ``monitoring.checks`` as Dagster asset checks: one a check, of the newest month of the champion.
+"""The rows of ``monitoring.checks`` as Dagster asset checks: one a check, of the champion's newest month.
 
 What is checked, and what fails, is SQL; names and severities are the seed ``monitoring_checks``.
 """
@@ -21,7 +21,8 @@ NEWEST = """
 select checks.*
 from monitoring.checks as checks
 where model_version = (select model_version from training.model_versions where status = 'champion')
-qualify row_number() over (partition by check_name order by month desc) = 1
+-- the newest that could be judged: a month that is not priced yet says nothing of its error
+qualify row_number() over (partition by check_name order by status = 'insufficient_data', month desc) = 1
 """
 
 

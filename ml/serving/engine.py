@@ -19,7 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.bundle import NO_LEVEL, Bundle, feature_matrix
-from ml.contract import Contract
+from ml.contract import Contract, RecentErrors
+from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
 from ml.serving.features import Encodings, Features, taken
 from ml.serving.intervals import RANGES, Ranges
@@ -35,6 +36,7 @@ MONTHS_KEPT = 6
 
 CHECKED = ("observation_id", "observed_on", "month", "area", "locality", "reasons", "labels")
 FOR_RANGES = ("target_offset", "persistence_price", "history_n")
+ERROR_KEYS = "error_keys"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Answers:
     """FOR_RANGES and the model's features"""
     x: np.ndarray
     """float32, shape (n, features)"""
+    recent_error: np.ndarray
+    """what recent errors add to the log of the price, shape (n,)"""
     price: np.ndarray
     """NaN where ``reasons`` says why there is none"""
     reasons: list[list[str]]
@@ -64,6 +68,7 @@ class Answers:
             checked=self.checked.take(at),
             features=self.features.take(at),
             x=self.x[at],
+            recent_error=self.recent_error[at],
             price=self.price[at],
             reasons=[self.reasons[i] for i in places],
             ranges={name: values[at] for name, values in self.ranges.items()},
@@ -92,6 +97,7 @@ class Engine:
         # threads that wait for each other cost more than few rows do
         self._single = bundle.booster.copy()
         self._single.set_param({"nthread": 1})
+        self._corrections: OrderedDict[date, Corrections] = OrderedDict()
         self._known = _Known(contract, snapshot, version, bundle)
         calibration = snapshot.table(
             "select * from predictions.interval_calibration where model_version = $version",
@@ -118,20 +124,22 @@ class Engine:
         offset = features["target_offset"].to_numpy().astype(np.float64)
         reasons = _reasons(checked, offset)
         usable = np.array([not r for r in reasons], dtype=bool)
+        encoded = [m if m is None or self.month is None else min(m, self.month) for m in months]
+        recent_error = self._recent_errors(features, encoded)
         price = np.full(len(x), np.nan)
         if usable.any():
             asked = x if usable.all() else x[usable]
             booster = self.bundle.booster if len(asked) > FEW_ROWS else self._single
             score = booster.inplace_predict(asked).astype(np.float64)
-            price[usable] = np.exp(score + offset[usable])
+            price[usable] = np.exp(score + offset[usable] + recent_error[usable])
         ranges = self._ranges_of(checked, features, price)
-        encoded = [m if m is None or self.month is None else min(m, self.month) for m in months]
         return Answers(
             version=self.version,
             role=role,
             checked=checked,
             features=features,
             x=x,
+            recent_error=recent_error,
             price=price,
             reasons=reasons,
             ranges=ranges,
@@ -152,7 +160,9 @@ class Engine:
         return pa.table(columns)
 
     def _features(self, encodings: Encodings) -> Features:
-        return Features(self.bundle, encodings, self._schema, CHECKED, (*FOR_RANGES, *self.bundle.features_used))
+        keys = [ERROR_KEYS] if self.contract.recent_errors else []
+        outputs = [*FOR_RANGES, *keys, *self.bundle.features_used]
+        return Features(self.bundle, encodings, self._schema, CHECKED, outputs)
 
     def _of_month(self, month: date, raw: pa.Table) -> pa.Table:
         # one caller at a time: who asks for the past can wait
@@ -164,6 +174,29 @@ class Engine:
             while len(self._earlier) > MONTHS_KEPT:
                 self._earlier.popitem(last=False)
             return asked.of(asked.checked(raw))
+
+    def _recent_errors(self, features: pa.Table, months: Sequence[date | None]) -> np.ndarray:
+        """What recent errors add to the log of each row's price; 0 without a month, or where none are carried over."""
+        out = np.zeros(len(months))
+        if rule := self.contract.recent_errors:
+            for month in {m for m in months if m}:
+                place = np.array([i for i, m in enumerate(months) if m == month])
+                out[place] = self._corrections_of(rule, month).of(features[ERROR_KEYS].take(place))
+        return out
+
+    def _corrections_of(self, rule: RecentErrors, month: date) -> Corrections:
+        with self._earlier_lock:
+            found = self._corrections.pop(month, None) or Corrections(
+                rule,
+                self.snapshot.table(
+                    "from predictions.recent_errors where model_version = $version and month = $month",
+                    {"version": self.version.model_version, "month": month},
+                ),
+            )
+            self._corrections[month] = found
+            while len(self._corrections) > MONTHS_KEPT:
+                self._corrections.popitem(last=False)
+            return found
 
     def _ranges_of(self, checked: pa.Table, features: pa.Table, price: np.ndarray) -> dict[str, np.ndarray]:
         rows = pa.table(

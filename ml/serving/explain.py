@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml import comparables
-from ml.explain import BASE, contributions
+from ml.explain import contributions, parts
 from ml.serving.engine import Answers, Engine
 
 #: Sales of so many areas and months are kept; a large area takes some megabytes.
@@ -41,11 +41,13 @@ class Explainer:
         bundle = self._engine.bundle
         x = answers.x[priced]
         offset = answers.features["target_offset"].to_numpy()[priced]
-        amounts = contributions(bundle, x, offset, threads=self._threads)
-        names = [*bundle.features_used, BASE]
+        recent_error = answers.recent_error[priced] if self._engine.contract.recent_errors else None
+        amounts = contributions(bundle, x, offset, recent_error, threads=self._threads)
+        names = parts(bundle, self._engine.contract)
         for k, i in enumerate(priced):
             order = np.argsort(-np.abs(amounts[k, :-1]), kind="stable")
-            values = [*(None if np.isnan(v) else float(v) for v in x[k]), None]
+            values = [None if np.isnan(v) else float(v) for v in x[k]]
+            values += [None] * (len(names) - len(values))
             out[i]["contributions"] = [
                 {"feature": names[j], "contribution": float(amounts[k, j]), "value": values[j]}
                 for j in (len(names) - 1, *order)

@@ -75,7 +75,9 @@ class Predictions(BaseModel):
 
 class Contribution(BaseModel):
     feature: str
-    contribution: float = Field(description="in currency; with '(price level)' they add up to the price")
+    contribution: float = Field(
+        description="in currency; with '(price level)' and '(recent errors)', if carried over, they add up to the price"
+    )
     value: float | None = None
 
 

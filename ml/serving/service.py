@@ -466,7 +466,7 @@ def _test(engine: Engine, example: dict[str, Any]) -> None:
     features = ", ".join(f't."{name}"' for name in engine.bundle.features_used)
     rows = engine.snapshot.table(
         f"""
-        select p.predicted_price, t.target_offset, {features}
+        select p.predicted_price, t.target_offset + coalesce(p.recent_error, 0) as target_offset, {features}
         from predictions.predictions as p inner join training.training_dataset as t using (observation_id)
         where p.model_version = $version and p.split <> 'eval' and p.predicted_price is not null
             and p.month = (

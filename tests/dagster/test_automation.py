@@ -19,6 +19,9 @@ from dagster_project.resources import Housing
 from ml.contract import load
 from ml.settings import Settings
 
+#: A month that was scored and whose prices are not known yet.
+UNPRICED = "unpriced"
+
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
@@ -48,9 +51,11 @@ def publish(settings: Settings, *decisions: tuple[str, str, str], champion: str 
         )
         connection.execute("insert into training.model_versions values (?, 'champion')", [champion])
         for version, month, decision in decisions:
+            reasons = ["too_few_prices"] if decision == UNPRICED else ["error", "level"]
+            said = decision if decision != UNPRICED else "insufficient_data"
             connection.execute(
-                "insert into monitoring.retrain_decisions values (?, ?, ?, ?, ['error', 'level'], 5.25, 700, 0)",
-                [f"{version} {month}", version, f"{month}-01", decision],
+                "insert into monitoring.retrain_decisions values (?, ?, ?, ?, ?, 5.25, 700, 0)",
+                [f"{version} {month}", version, f"{month}-01", said, reasons],
             )
 
 
@@ -84,6 +89,12 @@ def test_nothing_starts_without_a_snapshot_a_champion_or_a_decision(
     for decision in ("hold", "cooldown", "insufficient_data", "needs_human"):
         publish(settings, ("v1", "2022-02", "retrain"), ("v1", "2022-03", decision))
         assert tick(settings, instance) == [], decision
+
+
+def test_a_month_that_is_not_priced_yet_takes_back_nothing(settings: Settings, instance: dg.DagsterInstance) -> None:
+    publish(settings, ("v1", "2022-03", "retrain"), ("v1", "2022-04", UNPRICED))
+    (request,) = tick(settings, instance)
+    assert request.tags["housing/decision"] == "hdb v1 2022-03"
 
 
 def test_one_decision_is_one_run_however_often_the_sensor_looks(

@@ -165,7 +165,8 @@ def raw(served: Home) -> list[dict[str, Any]]:
         select {names}, struct_pack(
             observation_id := p.observation_id, predicted_price := p.predicted_price, lower_50 := i.lower_50,
             upper_50 := i.upper_50, lower_80 := i.lower_80, upper_80 := i.upper_80, lower_95 := i.lower_95,
-            upper_95 := i.upper_95, forecast_std_pct := i.forecast_std_pct, grade := i.grade, month := p.month
+            upper_95 := i.upper_95, forecast_std_pct := i.forecast_std_pct, grade := i.grade, month := p.month,
+            recent_error := p.recent_error
         ) as want
         from predictions.predictions as p
         inner join predictions.prediction_intervals as i using (observation_id, model_version)

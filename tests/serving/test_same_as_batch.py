@@ -26,4 +26,7 @@ def test_prices_ranges_and_grades_equal_those_of_the_batch(api: Api, raw: list[d
         for level in ("50", "80", "95"):
             for side in ("lower", "upper"):
                 assert given["intervals"][level][side] == pytest.approx(want[f"{side}_{level}"], rel=1e-6)
+    # recent errors are carried over into the second month; before the first, none was known
+    carried = [row["want"]["month"].month for row in raw if row["want"]["recent_error"]]
+    assert set(carried) == {2} and len(carried) > 100
     assert {g["encoding_month"] for g in got} == {"2022-01-01", "2022-02-01"}, "both scored months are asked"

@@ -70,6 +70,13 @@
   {{ return(name ~ '_n' if name else '0') }}
 {% endmacro %}
 
+{# Groups of homes whose recent errors are carried over (ml/recent_errors.py), from wide to narrow; an empty list without. #}
+{% macro error_keys() %}
+  {% set rule, keys = contract().recent_errors, [] %}
+  {% for group in (rule.groups if rule else []) %}{% do keys.append(encoding_key(group['keys'])) %}{% endfor %}
+  {{ return('cast([' ~ keys | join(', ') ~ '] as varchar[])') }}
+{% endmacro %}
+
 {# The model's inputs in the order of Contract.features in ml/contract.py, which a test compares. #}
 {% macro feature_columns() %}
   {% set k, out = contract(), [] %}

@@ -87,7 +87,8 @@ final as (
         cast({{ 'price_level + log_size' if k.level else '0.0' }} as double) as target_offset,
         {{ encoded_price(k.persistence | default([])) }} as persistence_price,
         {{ encoded_price([k.last_year] if k.last_year else []) }} as last_year_price,
-        cast({{ history_n() }} as bigint) as history_n
+        cast({{ history_n() }} as bigint) as history_n,
+        {{ error_keys() }} as error_keys
         {%- for feature in feature_columns() %},
         cast({{ feature.expression }} as double) as {{ feature.name }}
         {%- endfor %}

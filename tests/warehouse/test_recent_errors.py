@@ -1,0 +1,187 @@
+"""Recent errors are carried over: by the formula, of earlier months only, the same however the months are scored."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+from ml.contract import Contract, ContractError, RecentErrors, load
+from ml.explain import RECENT, explain_months
+from ml.recent_errors import Corrections
+from ml.registry import ModelVersion, champion, load_bundle, train_and_register
+from ml.score import score_months
+from ml.settings import Settings
+from ml.warehouse import connect
+from tests import toy
+
+#: What a group's wider group counts for, from wide to narrow.
+PRIORS = [4.0, 2.0]
+RULE = RecentErrors.model_validate(
+    {
+        "months_back": [1, 3],
+        "groups": [{"keys": ["town"], "prior": PRIORS[0]}, {"keys": ["town", "size"], "prior": PRIORS[1]}],
+    }
+)
+CONTRACT = toy.CONTRACT.model_copy(update={"recent_errors": RULE})
+MONTHS = [date(2021, month, 1) for month in range(7, 13)]
+PRICES = """
+select observation_id, month, predicted_price, recent_error from predictions.predictions
+where model_version = 'v1' and split <> 'eval' order by month, observation_id
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A champion trained through 2021-06; from then on small homes in the North cost a fifth more than it knows."""
+    settings = toy.warehouse(tmp_path_factory.mktemp("recent"))
+    with connect(settings) as connection:
+        train_and_register(connection, settings, CONTRACT, params=toy.PARAMS)
+        connection.execute(
+            "update features.features set price = 1.2 * price "
+            "where month > '2021-06-01' and area = 'North' and size < 100"
+        )
+    return settings.home
+
+
+@pytest.fixture
+def settings(tmp_path: Path, trained: Path) -> Settings:
+    shutil.copytree(trained / "warehouse", tmp_path / "warehouse")
+    return Settings(home=tmp_path, dataset="toy")
+
+
+@pytest.fixture
+def warehouse(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
+    with connect(settings) as connection:
+        yield connection
+
+
+def score(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, months: list[date], contract: Contract = CONTRACT
+) -> list[tuple]:
+    version = _version(connection)
+    score_months(connection, settings, contract, version, months, run_id="test")
+    return connection.execute(PRICES).fetchall()
+
+
+def _version(connection: duckdb.DuckDBPyConnection) -> ModelVersion:
+    version = champion(connection)
+    assert version
+    return version
+
+
+def test_prices_follow_the_formula_and_get_nearer(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    bare = {row[0]: row[2] for row in score(warehouse, settings, MONTHS, toy.CONTRACT)}
+    assert all(row[3] is None for row in warehouse.execute(PRICES).fetchall())
+    scored = score(warehouse, settings, MONTHS)
+    homes = {
+        row[0]: row[1:]
+        for row in warehouse.execute(
+            "select observation_id, month, price, error_keys from features.features"
+        ).fetchall()
+    }
+    errors: dict[tuple[int, str, date], list[float]] = {}
+    for observation_id, price in bare.items():
+        month, paid, keys = homes[observation_id]
+        for level, key in enumerate(keys):
+            errors.setdefault((level, key, month), []).append(np.log(paid / price))
+    for observation_id, month, price, carried in scored:
+        mixed = 0.0
+        for level, key in enumerate(homes[observation_id][2]):
+            back = [date(2021, m, 1) for m in range(max(month.month - 3, 1), month.month)]
+            found = [e for m in back for e in errors.get((level, key, m), [])]
+            mixed = (sum(found) + PRIORS[level] * mixed) / (len(found) + PRIORS[level])
+        assert carried == pytest.approx(mixed, abs=1e-6)
+        assert price == pytest.approx(bare[observation_id] * np.exp(mixed), rel=1e-6)
+        if month == MONTHS[0]:
+            assert carried == 0, "nothing was known of the version's errors yet"
+
+    def missed(prices: dict[str, float]) -> float:
+        rest = [i for i, price in prices.items() if homes[i][0] > MONTHS[0]]
+        return float(np.median([abs(prices[i] / homes[i][1] - 1) for i in rest]))
+
+    assert missed({row[0]: row[2] for row in scored}) < 0.8 * missed(bare)
+
+
+def test_later_prices_and_the_order_of_scoring_change_nothing(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    whole = score(warehouse, settings, MONTHS)
+    for month in MONTHS:
+        assert score(warehouse, settings, [month]) == whole
+    sums = warehouse.execute("from predictions.recent_errors order by all").fetchall()
+    warehouse.execute("update features.features set price = 9 * price where month = '2021-10-01'")
+    changed = score(warehouse, settings, MONTHS)
+    until = [row for row in whole if row[1] <= date(2021, 10, 1)]
+    assert changed[: len(until)] == until
+    assert changed[len(until) :] != whole[len(until) :]
+    assert warehouse.execute("from predictions.recent_errors order by all").fetchall() != sums
+
+
+def test_what_a_price_rule_or_a_missing_price_speaks_against_is_no_error(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    score(warehouse, settings, MONTHS)
+    n = "select sum(n) from predictions.recent_errors where level = 1 and month = '2021-08-01'"
+    assert warehouse.execute(n).fetchone() == (60,)
+    warehouse.execute("update features.features set is_price_valid = false where month = '2021-07-01' and size < 100")
+    score(warehouse, settings, MONTHS[:2])
+    found = warehouse.execute(n).fetchone()
+    assert found and 0 < found[0] < 60
+
+
+def test_reasons_add_up_to_the_corrected_price(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    score(warehouse, settings, MONTHS)
+    explain_months(warehouse, settings, CONTRACT, _version(warehouse), MONTHS[2:3])
+    rows = warehouse.execute(
+        """
+        select observation_id, predicted_price, recent_error, sum(contribution),
+            sum(contribution) filter (feature = $recent), count(*)
+        from predictions.predictions join predictions.explanations using (observation_id, model_version)
+        group by all
+        """,
+        {"recent": RECENT},
+    ).fetchall()
+    assert len(rows) == 60
+    width = len(load_bundle(settings, _version(warehouse)).features_used) + 2
+    for _, price, carried, total, recent, n in rows:
+        assert total == pytest.approx(price, rel=1e-4)
+        assert np.sign(recent) == np.sign(carried) != 0
+        assert n == width
+
+
+def test_the_api_finds_the_same_corrections(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
+    score(warehouse, settings, MONTHS)
+    month = MONTHS[-1]
+    rows = warehouse.execute(
+        "select error_keys, recent_error from predictions.predictions join features.features using (observation_id) "
+        "where model_version = 'v1' and predictions.month = ?", [month]
+    ).to_arrow_table()  # fmt: skip
+    sums = warehouse.execute("from predictions.recent_errors where month = ?", [month]).to_arrow_table()
+    found = Corrections(RULE, sums).of(rows["error_keys"])
+    np.testing.assert_allclose(found, rows["recent_error"].to_numpy(), atol=1e-12)
+    assert Corrections(RULE, sums.slice(0, 0)).of(rows["error_keys"]).tolist() == [0.0] * rows.num_rows
+
+
+@pytest.mark.parametrize(
+    ("months_back", "keys", "sentence"),
+    [([0, 3], ["town"], "strictly earlier"), ([1, 3], ["price"], "recent_errors.groups.keys: 'price' is not one of")],
+)
+def test_a_rule_that_would_look_at_the_answer_is_refused(
+    tmp_path: Path, months_back: list[int], keys: list[str], sentence: str
+) -> None:
+    import yaml
+
+    block = toy.CONTRACT.model_dump(mode="json", exclude={"name"})
+    block["recent_errors"] = {"months_back": months_back, "groups": [{"keys": keys, "prior": 5}]}
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    model = {"name": "stg_toy__observations", "config": {"meta": {"contract": block}}}
+    (folder / "toy.yml").write_text(yaml.safe_dump({"models": [model]}), encoding="utf-8")
+    with pytest.raises(ContractError, match=sentence):
+        load("toy", tmp_path)
