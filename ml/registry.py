@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -138,6 +139,26 @@ def run_file(settings: Settings, version: ModelVersion, name: str) -> Path:
     if not path.exists():
         raise RegistryError(f"{path} of {version.model_version} is gone; train again with --force")
     return path
+
+
+def log_texts(settings: Settings, version: Mapping[str, Any], folder: str, texts: Mapping[str, str]) -> None:
+    """Texts by file name into a folder of a version's run, in place of what stood there.
+
+    ``version`` is a row of ``training.model_versions``.
+    """
+    parsed = urlparse(version["model_uri"])
+    if parsed.scheme not in {"", "file"}:
+        client = open_registry(settings)
+        for name, text in texts.items():
+            client.log_text(version["run_id"], text, f"{folder}/{name}")
+        return
+    # local artifacts are files; importing MLflow would take longer than all that leads here
+    target = Path(url2pathname(parsed.path)).parent / folder
+    target.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        aside = target / f"{name}.{os.getpid()}.tmp"
+        aside.write_text(text, encoding="utf-8", newline="\n")
+        aside.replace(target / name)
 
 
 def train_and_register(

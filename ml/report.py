@@ -52,16 +52,20 @@ class _Month:
         return f"{self.month:%B %Y}" if self.dated else "All rows"
 
 
-def write_report(settings: Settings, contract: Contract, *, month: date, out: Path | None = None) -> Path:
+def write_report(
+    settings: Settings, contract: Contract, *, month: date, out: Path | None = None, values: Row | None = None
+) -> Path:
     """Write the champion's report of ``month`` (any of its days) and return its path.
 
     ``out`` defaults to ``<home>/reports/<dataset>/YYYY-MM.html``; 1970-01 is the month of datasets without dates.
-    Reads nothing but ``settings.published``. Raises ReportError when there is no snapshot, no champion, or nothing was
-    scored in that month.
+    ``values`` is what ``collect`` gave of the month, where it was asked already. Reads nothing but
+    ``settings.published``. Raises ReportError when there is no snapshot, no champion, or nothing was scored in that
+    month.
     """
     month = month.replace(day=1)
     target = out or settings.home / "reports" / contract.name / f"{month:%Y-%m}.html"
-    page = _environment(contract).get_template("report.html.j2").render(collect(settings, contract, month=month))
+    values = values or collect(settings, contract, month=month)
+    page = _environment(contract).get_template("report.html.j2").render(values)
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     try:
@@ -70,6 +74,13 @@ def write_report(settings: Settings, contract: Contract, *, month: date, out: Pa
     finally:
         aside.unlink(missing_ok=True)
     return target
+
+
+def pictures(values: Row) -> dict[str, str]:
+    """Charts of the page by name, each an SVG file of its own on white; without those that have nothing to show."""
+    charted = {name.removesuffix("_chart"): svg for name, svg in values.items() if name == "map" or "_chart" in name}
+    sheet = '><rect width="100%" height="100%" fill="white"/>'
+    return {name: str(svg).replace(">", sheet, 1) for name, svg in charted.items() if svg}
 
 
 def latest_month(settings: Settings) -> date | None:

@@ -2,9 +2,11 @@
 
 import dagster as dg
 
+from dagster_project.pictures import picture
 from dagster_project.progress import progress
 from dagster_project.published.snapshot import publish
 from dagster_project.resources import POOL, Housing
+from ml.registry import log_texts
 
 #: Models whose tables a reader of the snapshot expects; the checks of all of them come first.
 UPSTREAM = [
@@ -39,6 +41,10 @@ UPSTREAM = [
 ]
 
 
+#: Characters of a picture that the UI shows.
+MOST_SHOWN = 100_000
+
+
 @dg.asset(
     key=["published", "snapshot"],
     group_name="published",
@@ -62,11 +68,20 @@ def snapshot(context: dg.AssetExecutionContext, housing: Housing) -> dg.Material
     description="One self-contained HTML page on the newest scored month whose prices are known.",
 )
 def report(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
-    from ml.report import latest_month, write_report  # draws with matplotlib: half a second for every other command
+    # draws with matplotlib: half a second for every other command
+    from ml.report import collect, latest_month, pictures, write_report
 
     month = latest_month(housing.settings)
     if month is None:
         context.log.info("no scored month has known prices yet, so there is nothing to report")
         return dg.MaterializeResult(metadata={"reports": 0})
-    path = write_report(housing.settings, housing.contract, month=month)
-    return dg.MaterializeResult(metadata={"reports": 1, "month": f"{month:%Y-%m}", "path": dg.MetadataValue.path(path)})
+    values = collect(housing.settings, housing.contract, month=month)
+    path = write_report(housing.settings, housing.contract, month=month, values=values)
+    charts = pictures(values)
+    files = {f"{name}.svg": svg for name, svg in charts.items()} | {path.name: path.read_text(encoding="utf-8")}
+    log_texts(housing.settings, values["version"], f"reports/{month:%Y-%m}", files)
+    # the event log keeps metadata of every run for ever: a map of thousands of points stays with the run's artifacts
+    small = {name: svg for name, svg in charts.items() if len(svg) < MOST_SHOWN}
+    shown = {name: picture(name, svg.encode(), "image/svg+xml") for name, svg in small.items()}
+    metadata = {"reports": 1, "month": f"{month:%Y-%m}", "path": dg.MetadataValue.path(path)}
+    return dg.MaterializeResult(metadata={**metadata, **shown})

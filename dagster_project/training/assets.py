@@ -1,6 +1,5 @@
 """Training as an asset: train, evaluate, gate, register. How that is done stands in ``ml/``."""
 
-import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import dagster as dg
 import duckdb
 
+from dagster_project.pictures import picture
 from dagster_project.progress import tasks
 from dagster_project.resources import POOL, Housing
 from ml.params import DEFAULT_PROFILE
@@ -103,9 +103,8 @@ def _numbers(version: ModelVersion) -> dict[str, Any]:
 
 
 def _pictures(settings: Settings, version: ModelVersion) -> dict[str, dg.MarkdownMetadataValue]:
-    """The run's plots inside the metadata, so that the UI shows them without another server."""
-    out = {}
-    for name in ("importance", "learning_curve"):
-        encoded = base64.b64encode(run_file(settings, version, f"{name}.png").read_bytes()).decode()
-        out[name] = dg.MetadataValue.md(f"![{name}](data:image/png;base64,{encoded})")
-    return out
+    """The run's plots."""
+    return {
+        name: picture(name, run_file(settings, version, f"{name}.png").read_bytes(), "image/png")
+        for name in ("importance", "learning_curve")
+    }

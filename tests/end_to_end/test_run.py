@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from datetime import date
 from pathlib import Path
+from xml.etree import ElementTree
 
 import duckdb
 import numpy as np
 import pytest
 
+from ml.registry import champion, run_file
+from ml.warehouse import connect
 from tests.built import first_run
 from tests.conftest import Home
 
@@ -62,6 +65,17 @@ def test_status_is_json_for_programs(synthetic: Home) -> None:
     accepted = rows["train"] + rows["eval"] + rows["holdout"] + rows["to_score"]
     assert rows["landed"] == 20_000 == accepted + rows["rejected"]
     assert rows["difference"] == 0
+
+
+def test_the_reports_pictures_are_artifacts_of_the_champions_run(synthetic: Home) -> None:
+    with connect(synthetic.settings, read_only=True) as connection:
+        version = champion(connection)
+    assert version
+    kept = run_file(synthetic.settings, version, "reports/2023-12")
+    names = {path.name for path in kept.iterdir()}
+    assert names > {"2023-12.html", "accuracy.svg", "decile.svg", "coverage.svg", "map.svg", "importance.svg"}
+    for picture in kept.glob("*.svg"):
+        assert ElementTree.parse(picture).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
 
 def test_sql_answers_and_refuses(synthetic: Home) -> None:
