@@ -56,7 +56,7 @@ def add(settings: Settings, rows: int, split: str, month: str, batch: int) -> No
 
 def timed(settings: Settings) -> dict[str, float]:
     """Seconds by model of one dbt run."""
-    dbt(settings, "run", "--select", *MODELS)
+    dbt(settings, "run", "--write-json", "--select", *MODELS)
     results = json.loads((settings.dbt_target / "run_results.json").read_text(encoding="utf-8"))["results"]
     return {r["unique_id"].split(".")[-1]: r["execution_time"] for r in results if r["unique_id"].startswith("model.")}
 

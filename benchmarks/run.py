@@ -141,8 +141,9 @@ def pipeline(scratch: Path, rows: int) -> list[Row]:
     shutil.copy(source, settings.landing / source.name)
     ingest = step("ingest", settings)
     dbt(settings, "parse")
-    start = dbt(settings, "build", "--select", "no_such_model")
-    build = dbt(settings, "build", "--select", "+training_dataset", "--exclude-resource-type", "unit_test")
+    start = dbt(settings, "build", "--write-json", "--select", "no_such_model")
+    wanted = ("--select", "+training_dataset", "--exclude-resource-type", "unit_test")
+    build = dbt(settings, "build", "--write-json", *wanted)
     read = step("read", settings)
     nodes = json.loads((settings.dbt_target / "run_results.json").read_text(encoding="utf-8"))["results"]
     tests = sum(n["execution_time"] for n in nodes if n["unique_id"].startswith("test."))

@@ -17,6 +17,7 @@ from dagster_project.predictions.partitions import scoring_months
 from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
 from ml.contract import Contract, add_months
+from ml.promotion import published_newcomer
 from ml.retraining import published_decision
 
 PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
@@ -138,6 +139,21 @@ def follow_up(context: dg.RunStatusSensorContext, housing: Housing) -> dg.RunReq
     return dg.RunRequest(
         run_key=f"after {done.run_id}",
         tags={**every_month(housing.contract), DATASET_TAG: dataset, "housing/after": done.run_id},
+    )
+
+
+@dg.sensor(
+    job=score_job,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="A champion promoted while months were scored has no reasons yet: score again, once for each champion.",
+)
+def newcomer_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> dg.RunRequest | dg.SkipReason:
+    dataset = housing.settings.dataset
+    if not (version := published_newcomer(housing.settings)):
+        return dg.SkipReason("the champion's predictions are explained")
+    return dg.RunRequest(
+        run_key=f"{dataset} {version} explained", tags={**every_month(housing.contract), DATASET_TAG: dataset}
     )
 
 

@@ -48,7 +48,13 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
         asset_checks=[monitoring_checks],
         jobs=automation.JOBS,
         schedules=[automation.score_monthly],
-        sensors=[automation.landing_sensor, automation.follow_up, automation.retrain_sensor, alert_sensor],
+        sensors=[
+            automation.landing_sensor,
+            automation.follow_up,
+            automation.newcomer_sensor,
+            automation.retrain_sensor,
+            alert_sensor,
+        ],
         resources={
             "housing": Housing(home=str(settings.home), dataset=settings.dataset),
             "dbt": dbt_resource(),

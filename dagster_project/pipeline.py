@@ -306,15 +306,25 @@ class _Session:
             raise PipelineError(_reason(result))
 
     def score_pending(self) -> None:
-        """Score and explain every month that has rows without a prediction or reasons of the champion."""
-        from ml.explain import pending_months
+        """Score and explain every month that has rows without a prediction or reasons of the champion.
 
-        with connect(self._settings) as connection:
-            months = pending_months(connection)
-        if months:
-            self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
-        else:
-            self.execute("monitor")
+        Again where that made another version champion, so that its predictions are explained, too.
+        """
+        from ml.explain import pending_months
+        from ml.registry import champion
+
+        served = ""
+        while True:
+            with connect(self._settings) as connection:
+                months, version = pending_months(connection), champion(connection)
+            name = version.model_version if version else None
+            if name == served:
+                return
+            if months:
+                self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
+            elif not served:
+                self.execute("monitor")
+            served = name
 
     def _forget_dead_runs(self) -> None:
         """Mark runs as failed whose process was killed, and free their places in the pool.

@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 
 #: When a version that passed its gate got its first alias; it never gets one by itself again.
 ENTERED = "entered_at"
+#: The champion, if it scored months and nothing explains them.
+NEWCOMER = """
+select model_version from training.model_versions
+where status = 'champion'
+    and model_version in (select model_version from predictions.predictions where split <> 'eval' and mode = 'batch')
+    and model_version not in (select model_version from predictions.explanations)
+"""
 #: Why a challenger lost.
 LOST = "rejected_because"
 
@@ -117,6 +124,18 @@ def latest_comparison(connection: duckdb.DuckDBPyConnection) -> Comparison | Non
         [first.model_version, second.model_version],
     ).fetchone()
     return Comparison(*row) if row else None
+
+
+def published_newcomer(settings: Settings) -> str | None:
+    """The snapshot's champion when none of its predictions is explained yet: it was promoted after it had scored."""
+    if not settings.published.exists():
+        return None
+    with duckdb.connect(str(settings.published), read_only=True) as connection:
+        try:
+            row = connection.execute(NEWCOMER).fetchone()
+        except duckdb.CatalogException:  # a snapshot of an older layout, or of before anything was scored
+            return None
+    return row[0] if row else None
 
 
 def carry_out(

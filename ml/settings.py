@@ -98,5 +98,7 @@ class Settings(BaseSettings):
             "DBT_PROFILES_DIR": str(PROJECT_ROOT / "warehouse"),
             "DBT_TARGET_PATH": str(self.dbt_target),
             "DBT_LOG_PATH": str(self.dbt_target / "logs"),
+            # nobody reads the manifest, twice, and the results of a build: a second each time
+            "DBT_WRITE_JSON": "false",
             "DAGSTER_HOME": str(self.dagster_home),
         }

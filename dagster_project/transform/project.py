@@ -68,7 +68,7 @@ def ensure_manifest(settings: Settings) -> Path:
         return manifest
     settings.dbt_target.mkdir(parents=True, exist_ok=True)
     settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
-    _dbt(settings, "--quiet", "parse")
+    _dbt(settings, "--quiet", "parse", "--write-json")
     stamp.write_text(wanted, encoding="utf-8")
     return manifest
 

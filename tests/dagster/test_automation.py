@@ -14,7 +14,7 @@ import duckdb
 import pytest
 
 from dagster_project import automation
-from dagster_project.automation import follow_up, retrain_sensor
+from dagster_project.automation import follow_up, newcomer_sensor, retrain_sensor
 from dagster_project.resources import Housing
 from ml.contract import load
 from ml.settings import Settings
@@ -115,6 +115,36 @@ def test_one_decision_is_one_run_however_often_the_sensor_looks(
     publish(settings, ("v1", "2022-03", "retrain"), ("v1", "2022-04", "hold"), ("v1", "2022-07", "retrain"))
     assert [r.run_key for r in tick(settings, instance)] == ["hdb v1 2022-07 #1"]
     assert sum(len(tick(settings, instance)) for _ in range(50)) == 0
+
+
+def test_a_champion_that_nothing_explains_yet_is_explained_once(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    def look() -> dg.RunRequest | None:
+        context = dg.build_sensor_context(
+            instance=instance, resources={"housing": Housing(home=str(settings.home), dataset=settings.dataset)}
+        )
+        said = newcomer_sensor(context)
+        return said if isinstance(said, dg.RunRequest) else None
+
+    assert look() is None
+    publish(settings, champion="v2")
+    assert look() is None, "nothing is scored yet"
+    with duckdb.connect(str(settings.published)) as connection:
+        connection.execute(
+            """
+            create schema predictions;
+            create table predictions.predictions as
+            select 'v' || unnest([1, 2]) as model_version, 'holdout' as split, 'batch' as mode;
+            create table predictions.explanations as select 'v1' as model_version
+            """
+        )
+    request = look()
+    assert request and (request.run_key, request.tags["housing/dataset"]) == ("hdb v2 explained", "hdb")
+    assert request.tags["dagster/asset_partition_range_start"] == "2017-01-01"
+    with duckdb.connect(str(settings.published)) as connection:
+        connection.execute("insert into predictions.explanations values ('v2')")
+    assert look() is None
 
 
 def test_two_datasets_decide_at_once_and_neither_stands_in_for_the_other(
