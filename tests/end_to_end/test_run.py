@@ -73,7 +73,7 @@ def test_the_reports_pictures_are_artifacts_of_the_champions_run(synthetic: Home
     assert version
     kept = run_file(synthetic.settings, version, "reports/2023-12")
     names = {path.name for path in kept.iterdir()}
-    assert names > {"2023-12.html", "accuracy.svg", "decile.svg", "coverage.svg", "map.svg", "importance.svg"}
+    assert names > {"2023-12.html", "accuracy.svg", "decile.svg", "coverage.svg", "area.svg", "importance.svg"}
     for picture in kept.glob("*.svg"):
         assert ElementTree.parse(picture).getroot().tag == "{http://www.w3.org/2000/svg}svg"
 
