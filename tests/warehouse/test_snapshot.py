@@ -80,6 +80,7 @@ def test_only_public_tables_are_published_and_views_become_tables(settings: Sett
         "predictions.comparables",
         "predictions.explanations",
         "predictions.predictions",
+        "predictions.recent_errors",
         "published.about",
         "published.parts",
         "raw.actuals",
