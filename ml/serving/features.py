@@ -154,6 +154,10 @@ class Features:
             "select sql from duckdb_views() where schema_name = 'features' and view_name = 'features_as_of'"
         ).fetchone() or ("",)
         cut = Cut.of(view, between="looked_up")
+        if missing := [name for name in outputs if name not in cut.words]:
+            raise BundleError(
+                f"{bundle.model_version} does not know {', '.join(missing)}; train again with this release"
+            )
         self._lookups = cut.lookups
         self._aliases = {k.by: k.alias for k in cut.lookups}
         there = [name for (name, *_) in self._connection.execute(f"describe {cut.keyed} FROM keyed").fetchall()]

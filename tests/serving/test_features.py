@@ -9,7 +9,10 @@ import pyarrow as pa
 import pytest
 
 from ml.bundle import BundleError
-from ml.serving.features import Cut, Encodings, Slot
+from ml.registry import load_bundle
+from ml.serving.features import Cut, Encodings, Features, Slot
+from ml.serving.snapshot import Snapshot
+from tests.conftest import Home
 
 #: As the dbt model builds it: one encoding by a key of two columns, and the same one three months before.
 VIEW = """
@@ -115,3 +118,14 @@ def test_a_prepared_statement_reads_the_rows_of_the_moment(memory: duckdb.DuckDB
     for values, doubled in (([], []), ([1, 2, 3], [(4,), (6,)]), ([5], [(10,)])):
         slot.rows = pa.table({"a": pa.array(values, pa.int64())})
         assert memory.execute("execute doubled").fetchall() == doubled
+
+
+def test_a_bundle_of_an_earlier_release_is_refused_in_one_sentence(served: Home) -> None:
+    held = Snapshot(served.settings)
+    try:
+        version = held.versions()["champion"]
+        encodings = Encodings(held.encodings(served.contract, held.newest_month()))
+        with pytest.raises(BundleError, match="v1 does not know not_there_yet; train again with this release"):
+            Features(load_bundle(served.settings, version), encodings, pa.schema([]), [], ["not_there_yet"])
+    finally:
+        held.close()
