@@ -18,7 +18,7 @@ from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
 from ml.contract import Contract, add_months
 from ml.promotion import published_newcomer
-from ml.retraining import published_decision
+from ml.verdicts import published_decision
 
 PREDICTIONS = dg.AssetKey(["predictions", "predictions"])
 MODEL_VERSIONS = dg.AssetKey(["training", "model_versions"])

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -111,7 +112,7 @@ def train(settings: Settings, *, through: str | None, force: bool, profile: str,
 def retrain(settings: Settings, *, show: Reporter) -> str:
     """Train if the newest decision says so, as the sensor would; returns a sentence about what was done."""
     from dagster_project.automation import retrain_request
-    from ml.retraining import newest_decision
+    from ml.verdicts import newest_decision
 
     with _Session(settings, "housing retrain", show) as session:
         with connect(settings) as connection:
@@ -310,21 +311,26 @@ class _Session:
 
         Again where that made another version champion, so that its predictions are explained, too.
         """
+        months, served = self._pending()
+        if months:
+            self._score(months)
+        else:
+            self.execute("monitor")
+        months, serves = self._pending()
+        if months and serves != served:
+            self._score(months)
+
+    def _pending(self) -> tuple[list[date], str | None]:
+        """Months that have something to score or to explain, and the champion's name."""
         from ml.explain import pending_months
         from ml.registry import champion
 
-        served = ""
-        while True:
-            with connect(self._settings) as connection:
-                months, version = pending_months(connection), champion(connection)
-            name = version.model_version if version else None
-            if name == served:
-                return
-            if months:
-                self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
-            elif not served:
-                self.execute("monitor")
-            served = name
+        with connect(self._settings) as connection:
+            months, version = pending_months(connection), champion(connection)
+        return months, version.model_version if version else None
+
+    def _score(self, months: list[date]) -> None:
+        self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
 
     def _forget_dead_runs(self) -> None:
         """Mark runs as failed whose process was killed, and free their places in the pool.

@@ -29,9 +29,9 @@ from ml.contract import Contract, add_months
 from ml.params import Params
 from ml.promotion import carry_out, promote
 from ml.registry import ModelVersion, challenger, champion, train_and_register
-from ml.retraining import newest_decision
 from ml.score import scorable_months, score_months
 from ml.settings import Settings
+from ml.verdicts import newest_decision
 from ml.warehouse import connect, create_tables, warehouse_lock
 
 Policy = Literal["never", "on-decision", "every-month"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 
+from ml import verdicts
 from ml.settings import Settings
 
 if TYPE_CHECKING:
@@ -43,21 +44,13 @@ CHALLENGER = """
 select challenger, verdict, reason from monitoring.challenger_comparisons
 where challenger in (select model_version from training.model_versions where status = 'challenger')
 """
-DECISION = """
+DECISION = f"""
 select decision, is_done, strftime(month, '%Y-%m') as month, array_to_string(reasons, ', ') as reasons
-from monitoring.retrain_decisions
-where model_version = (select model_version from training.model_versions where status = 'champion')
--- a month that is scored and not priced yet takes back nothing
-order by list_contains(retrain_decisions.reasons, 'too_few_prices'), retrain_decisions.month desc
-limit 1
+from ({verdicts.DECISION})
 """
-FAILING = """
+FAILING = f"""
 select check_name, status, value, strftime(month, '%Y-%m') as month, strftime(since, '%Y-%m') as since
-from monitoring.checks
-where model_version = (select model_version from training.model_versions where status = 'champion')
-qualify
-    row_number() over (partition by check_name order by status = 'insufficient_data', checks.month desc) = 1
-    and status in ('fail', 'warn')
+from ({verdicts.CHECKS}) where status in ('fail', 'warn')
 order by status, check_name
 """
 PUBLISHED = "select * from published.about"

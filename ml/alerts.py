@@ -32,6 +32,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml.settings import Settings
+from ml.verdicts import CHECKS
 
 Kind = Literal[
     "file_quarantined",
@@ -139,14 +140,7 @@ SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
     (
         "check_failed",
         ("monitoring.checks", "training.model_versions", "published.about"),
-        """
-        with champion as (
-            select * from monitoring.checks
-            where model_version in (select model_version from training.model_versions where status = 'champion')
-            -- the newest that could be judged: a month that is not priced yet says nothing of its error
-            qualify row_number() over (partition by check_name order by status = 'insufficient_data', month desc) = 1
-        )
-
+        f"""
         select
             concat_ws('/', model_version, check_name, cast(since as varchar)),
             (select max(published_at) from published.about),
@@ -156,7 +150,7 @@ SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
                 coalesce(', least allowed ' || cast(lower_limit as varchar), ''),
                 coalesce(', most allowed ' || cast(upper_limit as varchar), ''), ', n ', cast(n as varchar)
             )
-        from champion
+        from ({CHECKS})
         where status = 'fail' and severity = 'error'
         """,
     ),

@@ -89,11 +89,7 @@ class Encoding(_Block):
 
     @model_validator(mode="after")
     def _strictly_earlier(self) -> Self:
-        first, last = self.months_back
-        if first < 1:
-            raise ValueError(f"encoding {self.name}: months_back starts at 1 (strictly earlier months), not {first}")
-        if last < first:
-            raise ValueError(f"encoding {self.name}: months_back [{first}, {last}] is empty")
+        _check_window(f"encoding {self.name}", self.months_back)
         return self
 
 
@@ -112,9 +108,7 @@ class RecentErrors(_Block):
 
     @model_validator(mode="after")
     def _strictly_earlier(self) -> Self:
-        first, last = self.months_back
-        if not 1 <= first <= last:
-            raise ValueError(f"recent_errors: months_back [{first}, {last}] is empty or not strictly earlier")
+        _check_window("recent_errors", self.months_back)
         return self
 
 
@@ -300,6 +294,14 @@ class Contract(_Block):
             out += [f"{e.name}_change_{months}m" for months in e.changes]
             out += [f"{e.name}_{e.differs_in}_difference"] if e.differs_in else []
         return out
+
+
+def _check_window(whose: str, months_back: tuple[int, int]) -> None:
+    first, last = months_back
+    if first < 1:
+        raise ValueError(f"{whose}: months_back starts at 1 (strictly earlier months), not {first}")
+    if last < first:
+        raise ValueError(f"{whose}: months_back [{first}, {last}] is empty")
 
 
 def slug(value: str) -> str:

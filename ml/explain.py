@@ -162,7 +162,8 @@ def _read(
     columns = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
     return connection.execute(
         f"""
-        select p.observation_id, p.built_through_batch, f.target_offset, p.recent_error, {columns}
+        select p.observation_id, p.built_through_batch, f.target_offset, coalesce(p.recent_error, 0) as recent_error,
+            {columns}
         from ({_explained(version)}) as p
         inner join features.features as f on p.observation_id = f.observation_id
         where p.month in {months_in(months)} order by p.month, p.observation_id

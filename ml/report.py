@@ -78,9 +78,9 @@ def write_report(
 
 def pictures(values: Row) -> dict[str, str]:
     """Charts of the page by name, each an SVG file of its own on white; without those that have nothing to show."""
-    charted = {name.removesuffix("_chart"): svg for name, svg in values.items() if name == "map" or "_chart" in name}
     sheet = '><rect width="100%" height="100%" fill="white"/>'
-    return {name: str(svg).replace(">", sheet, 1) for name, svg in charted.items() if svg}
+    charts = {name.removesuffix("_chart"): svg for name, svg in values.items() if name.endswith("_chart")}
+    return {name: str(svg).replace(">", sheet, 1) for name, svg in charts.items() if svg}
 
 
 def latest_month(settings: Settings) -> date | None:
@@ -213,7 +213,7 @@ def _areas(ask: Ask, contract: Contract) -> Row:
         "areas": areas,
         "least_n": least,
         "area_chart": Markup(charts.error_by_area(areas, least_n=least)) if areas else None,
-        "map": Markup(charts.residual_map(cells)) if cells else None,
+        "map_chart": Markup(charts.residual_map(cells)) if cells else None,
     }
 
 

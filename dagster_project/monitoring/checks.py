@@ -12,18 +12,11 @@ import dagster as dg
 from dagster_project.checks import SEVERITY
 from dagster_project.resources import Housing
 from ml.settings import PROJECT_ROOT
+from ml.verdicts import CHECKS
 from ml.warehouse import connect
 
 KEY = dg.AssetKey(["monitoring", "checks"])
 SEED = PROJECT_ROOT / "warehouse" / "seeds" / "monitoring_checks.csv"
-
-NEWEST = """
-select checks.*
-from monitoring.checks as checks
-where model_version = (select model_version from training.model_versions where status = 'champion')
--- the newest that could be judged: a month that is not priced yet says nothing of its error
-qualify row_number() over (partition by check_name order by status = 'insufficient_data', month desc) = 1
-"""
 
 
 def _named() -> list[dict[str, str]]:
@@ -38,7 +31,7 @@ def _named() -> list[dict[str, str]]:
 def monitoring_checks(context: dg.AssetCheckExecutionContext, housing: Housing) -> Iterator[dg.AssetCheckResult]:
     """A check without a row has nothing to judge yet: it passes and says so."""
     with connect(housing.settings, read_only=True) as connection:
-        found = {row["check_name"]: row for row in connection.execute(NEWEST).to_arrow_table().to_pylist()}
+        found = {row["check_name"]: row for row in connection.execute(CHECKS).to_arrow_table().to_pylist()}
     for named in _named():
         row = found.get(named["check_name"], {"status": "insufficient_data"})
         yield dg.AssetCheckResult(

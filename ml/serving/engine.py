@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ml.bundle import NO_LEVEL, Bundle, feature_matrix
-from ml.contract import Contract, RecentErrors
+from ml.contract import Contract
 from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
 from ml.serving.features import Encodings, Features, taken
@@ -97,7 +98,7 @@ class Engine:
         # threads that wait for each other cost more than few rows do
         self._single = bundle.booster.copy()
         self._single.set_param({"nthread": 1})
-        self._corrections: OrderedDict[date, Corrections] = OrderedDict()
+        self._corrections = lru_cache(MONTHS_KEPT)(partial(_corrections, contract, snapshot, version))
         self._known = _Known(contract, snapshot, version, bundle)
         calibration = snapshot.table(
             "select * from predictions.interval_calibration where model_version = $version",
@@ -178,25 +179,11 @@ class Engine:
     def _recent_errors(self, features: pa.Table, months: Sequence[date | None]) -> np.ndarray:
         """What recent errors add to the log of each row's price; 0 without a month, or where none are carried over."""
         out = np.zeros(len(months))
-        if rule := self.contract.recent_errors:
+        if self.contract.recent_errors:
             for month in {m for m in months if m}:
                 place = np.array([i for i, m in enumerate(months) if m == month])
-                out[place] = self._corrections_of(rule, month).of(features[ERROR_KEYS].take(place))
+                out[place] = self._corrections(month).of(features[ERROR_KEYS].take(place))
         return out
-
-    def _corrections_of(self, rule: RecentErrors, month: date) -> Corrections:
-        with self._earlier_lock:
-            found = self._corrections.pop(month, None) or Corrections(
-                rule,
-                self.snapshot.table(
-                    "from predictions.recent_errors where model_version = $version and month = $month",
-                    {"version": self.version.model_version, "month": month},
-                ),
-            )
-            self._corrections[month] = found
-            while len(self._corrections) > MONTHS_KEPT:
-                self._corrections.popitem(last=False)
-            return found
 
     def _ranges_of(self, checked: pa.Table, features: pa.Table, price: np.ndarray) -> dict[str, np.ndarray]:
         rows = pa.table(
@@ -205,6 +192,15 @@ class Engine:
             | {"predicted_price": pa.array(price, from_pandas=True)}
         )
         return self._ranges.of(rows)
+
+
+def _corrections(contract: Contract, snapshot: Snapshot, version: ModelVersion, month: date) -> Corrections:
+    assert contract.recent_errors is not None  # nobody asks without
+    sums = snapshot.table(
+        "from predictions.recent_errors where model_version = $version and month = $month",
+        {"version": version.model_version, "month": month},
+    )
+    return Corrections(contract.recent_errors, sums)
 
 
 class _Known:

@@ -1,4 +1,7 @@
-"""The newest decision about the champion, as SQL made it in ``monitoring.retrain_decisions``."""
+"""The newest verdicts on the champion that could be reached, from what SQL judged in ``monitoring``.
+
+A month that is scored and not priced yet says nothing of its error, so it takes back nothing that an earlier one said.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,19 @@ import duckdb
 
 from ml.settings import Settings
 
-NEWEST = """
+#: The row of each check.
+CHECKS = """
+select checks.*
+from monitoring.checks as checks
+where model_version = (select model_version from training.model_versions where status = 'champion')
+qualify row_number() over (partition by check_name order by status = 'insufficient_data', month desc) = 1
+"""
+#: The row that decides on training again.
+DECISION = """
 select decisions.*
 from monitoring.retrain_decisions as decisions
 inner join training.model_versions as versions on decisions.model_version = versions.model_version
 where versions.status = 'champion'
--- months that were scored but are not priced yet neither say anything nor take back what an earlier one said
 order by list_contains(decisions.reasons, 'too_few_prices'), decisions.month desc
 limit 1
 """
@@ -21,7 +31,7 @@ limit 1
 
 def newest_decision(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
     """Row of the newest month that the champion served and whose prices are known; None before any was judged."""
-    rows = connection.execute(NEWEST).to_arrow_table().to_pylist()
+    rows = connection.execute(DECISION).to_arrow_table().to_pylist()
     return rows[0] if rows else None
 
 
