@@ -21,11 +21,13 @@ from ml.warehouse import quoted
 
 BATCH_ROWS = 16_384  # a batch and its part of the matrix stay in the processor's cache
 
-#: What is kept of an evaluation row besides its features.
-EVAL_COLUMNS = (
-    "observation_id", "observed_on", "month", "area", "locality", "price", "is_price_valid", "target_offset",
-    "persistence_price", "last_year_price",
-)  # fmt: skip
+#: Columns that a prediction takes over from its features row.
+IDENTITY = ("observation_id", "observed_on", "month", "area", "locality")
+#: Rows of training whose fitted prices are kept: enough for the ratio study of a town, however long the history.
+FITTED_ROWS = 20_000
+#: What is kept of such a row, and of every evaluation row, besides its features.
+FITTED_COLUMNS = (*IDENTITY, "target_offset")
+EVAL_COLUMNS = (*FITTED_COLUMNS, "price", "is_price_valid", "persistence_price", "last_year_price")
 
 
 class DatasetError(ValueError):
@@ -68,10 +70,17 @@ class TrainingData:
     """float32, shape (n,): log price relative to the as-of level; NaN where there is no level."""
     eval_rows: pa.Table
     """Columns EVAL_COLUMNS of all evaluation rows, in the matrix's order."""
+    fitted_rows: pa.Table
+    """Columns FITTED_COLUMNS of the training rows ``fitted``."""
 
     @property
     def train(self) -> slice:
         return slice(0, self.selection.n_train)
+
+    @property
+    def fitted(self) -> slice:
+        """Every k-th training row, so that each month has its share: at most FITTED_ROWS."""
+        return slice(0, self.selection.n_train, _step(self.selection))
 
     @property
     def evaluation(self) -> slice:
@@ -146,16 +155,24 @@ def read(connection: duckdb.DuckDBPyConnection, selection: Selection) -> Trainin
         f"select {wanted} from ({_parts(selection.window)}) order by part, month, observation_id"
     ).to_arrow_reader(BATCH_ROWS)
     kept: list[pa.RecordBatch] = []
-    done = 0
+    fitted: list[pa.RecordBatch] = []
+    done, step = 0, _step(selection)
     for batch in reader:
         rows = slice(done, done + batch.num_rows)
         feature_matrix(batch, selection.features, x[rows])
         target[rows] = batch.column("target").to_numpy(zero_copy_only=False)
         first = max(0, selection.n_train - done)
+        chosen = pa.array(range(-done % step, min(first, batch.num_rows), step), pa.int64())
+        fitted.append(batch.select(FITTED_COLUMNS).take(chosen))
         if first < batch.num_rows:
             kept.append(batch.slice(first).select(EVAL_COLUMNS))
         done += batch.num_rows
-    return TrainingData(selection, x, target, pa.Table.from_batches(kept))
+    return TrainingData(selection, x, target, pa.Table.from_batches(kept), pa.Table.from_batches(fitted))
+
+
+def _step(selection: Selection) -> int:
+    """Distance of the training rows whose fitted prices are kept."""
+    return -(-selection.n_train // FITTED_ROWS)
 
 
 def _parts(window: TrainingWindow) -> str:

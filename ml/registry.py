@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from ml.bundle import Bundle, seal_bundle, write_bundle, write_json
 from ml.contract import Contract
-from ml.dataset import Selection, TrainingData, TrainingWindow, read, select, training_window
+from ml.dataset import IDENTITY, Selection, TrainingData, TrainingWindow, read, select, training_window
 from ml.gate import Verdict, judge
 from ml.params import Params
 from ml.params import load as load_params
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
 BUNDLE_CODE = ("__init__.py", "baselines.py", "bundle.py")
 #: Libraries a bundle needs; versions are pinned to those installed.
 BUNDLE_LIBRARIES = ("duckdb", "mlflow", "numpy", "pandas", "pyarrow", "xgboost-cpu", "xgboost")
+
+#: Artifacts of a run that ``reconcile_registry`` reads back into the warehouse.
+EVAL_PREDICTIONS = "eval_predictions.parquet"
+FITTED_VALUES = "fitted_values.parquet"
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -236,7 +240,7 @@ def reconcile_registry(
     name = settings.registered_model
     mirrored = {v.model_version for v in versions(connection)}
     done: list[str] = []
-    new: list[tuple[dict[str, Any], pa.Table]] = []
+    new: list[tuple[dict[str, Any], pa.Table, pa.Table]] = []
     for found in sorted(client.search_model_versions(f"name = '{name}'"), key=lambda v: int(v.version)):
         number, version = str(found.version), f"v{found.version}"
         if found.tags.get("model_version") != version:
@@ -248,8 +252,8 @@ def reconcile_registry(
             client.set_terminated(str(found.run_id), "FINISHED")
             new.append(_logged(client, found))
     with transaction(connection):
-        for row, eval_predictions in new:
-            _insert_version(connection, row, eval_predictions)
+        for row, eval_predictions, fitted_values in new:
+            _insert_version(connection, row, eval_predictions, fitted_values)
             done.append(f"{row['model_version']} is mirrored to the warehouse")
         done += follow_aliases(connection, client, name)
     return done + _close_dead_runs(client, settings)
@@ -479,25 +483,34 @@ def _write_reports(folder: Path, title: str, metric: str, data: TrainingData, re
         metric=metric,
         rounds=result.rounds,
     )
-    rows = data.eval_rows.select(["observation_id", "observed_on", "month", "area", "locality"])
-    rows = rows.append_column("model_price", pa.array(result.eval_price, from_pandas=True))
-    rows = rows.append_column("linear_price", pa.array(result.eval_linear_price, from_pandas=True))
-    pq.write_table(rows, folder / "eval_predictions.parquet", compression="zstd")
+    for name, rows, price, linear_price in [
+        (EVAL_PREDICTIONS, data.eval_rows, result.eval_price, result.eval_linear_price),
+        (FITTED_VALUES, data.fitted_rows, result.fitted_price, result.fitted_linear_price),
+    ]:
+        table = rows.select(IDENTITY)
+        table = table.append_column("model_price", pa.array(price, from_pandas=True))
+        table = table.append_column("linear_price", pa.array(linear_price, from_pandas=True))
+        pq.write_table(table, folder / name, compression="zstd")
 
 
-def _logged(client: MlflowClient, found: RegisteredVersion) -> tuple[dict[str, Any], pa.Table]:
-    """Row of ``training.model_versions`` and evaluation predictions of a registered version, from its run."""
+def _logged(client: MlflowClient, found: RegisteredVersion) -> tuple[dict[str, Any], pa.Table, pa.Table]:
+    """Row of ``training.model_versions``, evaluation predictions and fitted values of a registered version."""
     import pyarrow.parquet as pq
 
     with tempfile.TemporaryDirectory(prefix="housing-") as temporary:
         run_id = str(found.run_id)
         row = json.loads(Path(client.download_artifacts(run_id, "version.json", temporary)).read_text(encoding="utf-8"))
-        predictions = pq.read_table(client.download_artifacts(run_id, "eval_predictions.parquet", temporary))
-    return {**row, "model_version": f"v{found.version}", "status": "rejected"}, predictions
+        predictions, fitted = (
+            pq.read_table(client.download_artifacts(run_id, name, temporary))
+            for name in (EVAL_PREDICTIONS, FITTED_VALUES)
+        )
+    return {**row, "model_version": f"v{found.version}", "status": "rejected"}, predictions, fitted
 
 
-def _insert_version(connection: duckdb.DuckDBPyConnection, row: dict[str, Any], eval_predictions: pa.Table) -> None:
-    from ml.score import write_eval_predictions
+def _insert_version(
+    connection: duckdb.DuckDBPyConnection, row: dict[str, Any], eval_predictions: pa.Table, fitted_values: pa.Table
+) -> None:
+    from ml.score import write_eval_predictions, write_fitted_values
 
     columns = [f.name for f in fields(ModelVersion)]
     connection.execute(
@@ -505,6 +518,7 @@ def _insert_version(connection: duckdb.DuckDBPyConnection, row: dict[str, Any], 
         [row[name] for name in columns],
     )
     write_eval_predictions(connection, row["model_version"], eval_predictions, row["run_id"])
+    write_fitted_values(connection, row["model_version"], fitted_values, row["run_id"])
 
 
 def _close_dead_runs(client: MlflowClient, settings: Settings) -> list[str]:

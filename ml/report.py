@@ -173,6 +173,7 @@ def _ratios(ask: Ask, about: _Month) -> Row:
         "decile_chart": chart,
         "study": studies.get("month"),
         "whole_study": studies.get("all") if about.dated else None,
+        "ratio_splits": ask(sql.RATIO_BY_SPLIT),
         "ratio_statistics": [
             {"key": key, "name": name, "meaning": meaning, "band": band(*limits.get(key, (None, None)))}
             for key, (name, meaning) in RATIO_NAMES.items()

@@ -28,7 +28,7 @@ group by island order by first
 LATEST = """
 select max(a.month) as month from monitoring.accuracy_by_month as a
 inner join training.model_versions as v on a.model_version = v.model_version and v.status = 'champion'
-where a.split <> 'eval'
+where a.split not in ('train', 'eval')
 """
 
 #: Rows of the month by split, the one with most known prices first: that split is reported.
@@ -86,7 +86,7 @@ select
     arg_max(split, n) as split
 from monitoring.accuracy_by_month
 where population = 'valid' and model_version in ($version, 'linear_' || $version, 'persistence', 'last_year')
-    and mdape_pct is not null
+    and split <> 'train' and mdape_pct is not null
 group by all
 order by series, month
 """
@@ -122,6 +122,15 @@ select segment_type, columns('^(n|status|median_ratio|cod|prd|prb|mki)(_status)?
 from monitoring.ratio_study
 where model_version = $version and split = $split and population = 'valid'
     and (segment_type = 'all' or (segment_type = 'month' and segment = cast(cast($month as date) as varchar)))
+"""
+#: The whole splits beside what one would say without the model; of training rows a sample.
+RATIO_BY_SPLIT = """
+select split, model_version, n, median_ratio, cod, cod_lower, cod_upper, prd, prd_lower, prd_upper, prb, prb_lower,
+    prb_upper, status
+from monitoring.ratio_study
+where population = 'valid' and segment_type = 'all'
+    and model_version in ($version, 'linear_' || $version, 'median_' || $version, 'persistence', 'last_year')
+order by array_position(['train', 'eval', 'holdout', 'to_score'], split), model_version <> $version, cod
 """
 LIMITS = "select metric, lower_limit, upper_limit from monitoring.monitoring_thresholds where severity = 'warn'"
 LEAST_N = """

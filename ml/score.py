@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
+from ml.dataset import IDENTITY
 from ml.recent_errors import correct
 from ml.registry import CHALLENGER, ModelVersion, load_bundle
 from ml.settings import Settings
@@ -23,9 +24,6 @@ from ml.warehouse import months_in, quoted, transaction
 
 BATCH_ROWS = 65_536  # rows in memory at a time
 MONTHS_PER_TRANSACTION = 12  # a commit costs as much as scoring thousands of rows
-
-#: Columns a prediction takes over from its features row.
-IDENTITY = ("observation_id", "observed_on", "month", "area", "locality")
 
 
 class ScoringError(ValueError):
@@ -155,18 +153,32 @@ def write_eval_predictions(
 
     ``predictions`` has the columns IDENTITY, ``model_price`` and ``linear_price``.
     """
-    connection.register("eval_predictions", predictions)
+    columns = "'eval' as split, 'evaluation' as role, 'batch' as mode"
+    _write(connection, model_version, predictions, run_id, into="predictions.predictions", columns=columns)
+
+
+def write_fitted_values(
+    connection: duckdb.DuckDBPyConnection, model_version: str, fitted: pa.Table, run_id: str
+) -> None:
+    """Insert what a version says of rows that it learned from, columns as of ``write_eval_predictions``."""
+    _write(connection, model_version, fitted, run_id, into="training.fitted_values", columns="'train' as split")
+
+
+def _write(
+    connection: duckdb.DuckDBPyConnection, model_version: str, rows: pa.Table, run_id: str, *, into: str, columns: str
+) -> None:
+    connection.register("priced", rows)
     for name, kind, price in _kinds(model_version):
         connection.execute(
             f"""
-            insert into predictions.predictions by name
-            select {", ".join(IDENTITY)}, ? as model_version, ? as kind, 'eval' as split, {price} as predicted_price,
-                ?::timestamp as scored_at, ? as run_id, 'evaluation' as role, 'batch' as mode
-            from eval_predictions
+            insert into {into} by name
+            select {", ".join(IDENTITY)}, {columns}, ? as model_version, ? as kind, {price} as predicted_price,
+                ?::timestamp as scored_at, ? as run_id
+            from priced
             """,
             [name, kind, datetime.now(UTC).replace(tzinfo=None), run_id],
         )
-    connection.unregister("eval_predictions")
+    connection.unregister("priced")
 
 
 def _kinds(model_version: str) -> list[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import xgboost as xgb
 from xgboost.callback import TrainingCallback
 
@@ -39,6 +40,9 @@ class Fit:
     eval_price: np.ndarray
     """Prices of ``data.evaluated`` by a booster that has not seen them, shape (n,)."""
     eval_linear_price: np.ndarray
+    fitted_price: np.ndarray
+    """Prices of ``data.fitted`` by the same booster, which has learned from them, shape (n,)."""
+    fitted_linear_price: np.ndarray
     metrics: dict[str, Any]
     """``accuracy`` over ``data.evaluation``."""
     baselines: dict[str, dict[str, dict[str, Any]]]
@@ -114,13 +118,17 @@ def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progre
         data.x, data.target, data.train, data.evaluation, params=params, features=data.selection.features,
         refit=refit, threads=threads, progress=progress,
     )  # fmt: skip
-    scores = boosted.evaluated.inplace_predict(data.x[data.evaluated])
     line = _line(data, params, data.train)
-    line_scores = line.score(data.x[data.evaluated])
+
+    def prices(rows: slice, kept: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        x, offset = data.x[rows], kept["target_offset"].to_numpy()
+        scores = boosted.evaluated.inplace_predict(x).astype(np.float64)
+        return np.exp(scores + offset), np.exp(line.score(x) + offset)
+
+    price, line_price = prices(data.evaluated, data.eval_rows)
+    fitted_price, fitted_line_price = prices(data.fitted, data.fitted_rows)
     if refit:
         line = _line(data, params, data.labelled)
-    offset = data.eval_rows["target_offset"].to_numpy()
-    price, line_price = np.exp(scores.astype(np.float64) + offset), np.exp(line_scores + offset)
     metrics, baselines = _errors(data, price, line_price)
     return Fit(
         booster=boosted.booster,
@@ -130,6 +138,8 @@ def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progre
         curves=boosted.curves,
         eval_price=price,
         eval_linear_price=line_price,
+        fitted_price=fitted_price,
+        fitted_linear_price=fitted_line_price,
         metrics=metrics,
         baselines=baselines,
     )

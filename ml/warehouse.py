@@ -42,6 +42,11 @@ create table if not exists training.model_versions (
     eval_mdape_pct double, eval_baseline_mae double, seed bigint, data_fingerprint varchar, training_key varchar,
     model_sha256 varchar, evaluated_sha256 varchar, git_commit varchar, run_id varchar, model_uri varchar
 );
+create table if not exists training.fitted_values (
+    observation_id varchar not null, model_version varchar not null, kind varchar not null, split varchar not null,
+    observed_on date, month date not null, area varchar, locality varchar, predicted_price double,
+    scored_at timestamp not null, run_id varchar not null
+);
 create table if not exists training.model_aliases (
     alias varchar not null, model_version varchar, previous_version varchar, moved_at timestamp not null,
     actor varchar not null, reason varchar not null

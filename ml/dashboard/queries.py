@@ -24,7 +24,8 @@ NEWEST_DATA = "select max(month) as month from training.training_dataset"
 #: The newest month of a version with known prices, beside the last known price on the same month.
 NEWEST_ACCURACY = """
 with months as (
-    select * from monitoring.accuracy_by_month where population = 'valid' and split <> 'eval' and mdape_pct is not null
+    select * from monitoring.accuracy_by_month
+    where population = 'valid' and split not in ('train', 'eval') and mdape_pct is not null
 ),
 newest as (
     select * from months where model_version = $version order by month desc, n desc limit 1
@@ -66,7 +67,7 @@ order by array_position(['fail', 'warn', 'insufficient_data', 'pass'], c.status)
 CHECKS_WITHOUT_TABLE = """
 with accuracy as (
     select * from monitoring.accuracy_by_month
-    where model_version = $version and population = 'valid' and split <> 'eval'
+    where model_version = $version and population = 'valid' and split not in ('train', 'eval')
     order by month desc, n desc limit 1
 ),
 ratios as (
@@ -134,7 +135,7 @@ first_served as (
 ),
 baselines as (
     select month, model_version, mdape_pct, n from monitoring.accuracy_by_month
-    where population = 'valid' and kind = 'baseline' and mdape_pct is not null
+    where population = 'valid' and kind = 'baseline' and split <> 'train' and mdape_pct is not null
 )
 select month, 'model' as series, mdape_pct, 'served' as split from served where mdape_pct is not null
 union all
@@ -308,7 +309,7 @@ def homes(filters: Filters, order: str, rows: int | None) -> str:
 #: The split of a version with most known prices, and not the one it was evaluated on if there is another.
 SPLIT = """
 select split from monitoring.accuracy where model_version = $version and population = 'valid'
-order by split = 'eval', n desc limit 1
+order by split = 'train', split = 'eval', n desc limit 1
 """
 
 COVERAGE_BY_MONTH = """

@@ -203,6 +203,19 @@ def test_monitoring_shows_the_ratio_study_of_sql(visit: Visit, dashboard: Dashbo
     for area, n, ratio, cod in rows:
         assert [shown[area][1], shown[area][3], shown[area][4]] == [number(n), number(ratio, 3), number(cod, 1)]
 
+    splits = ask(
+        dashboard,
+        """
+        select split, n, median_ratio from monitoring.ratio_study
+        where model_version = 'v1' and population = 'valid' and segment_type = 'all'
+        order by array_position(['train', 'eval', 'holdout'], split)
+        """,
+    )
+    assert [split for split, *_ in splits] == ["train", "eval", "holdout"]
+    rows = visit.page.get_by_role("region", name="Ratio study by split").locator("tr", has_text="model v1")
+    shown_splits = [row.split("\t") for row in rows.all_inner_texts()]
+    assert [[c[0], c[2], c[3]] for c in shown_splits] == [[s, number(n), number(r, 3)] for s, n, r in splits]
+
 
 def test_the_model_page_names_run_and_data_of_the_champion(visit: Visit, dashboard: Dashboard) -> None:
     visit.open("model")

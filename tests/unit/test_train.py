@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn.linear_model import Ridge
 
-from ml import params
+from ml import dataset, params
 from ml.baselines import LinearModel, fit_linear
 from ml.contract import Contract
 from ml.dataset import DatasetError, TrainingData, read, select, training_window
@@ -49,6 +50,31 @@ def test_the_window_ends_with_the_contracts_month_or_the_one_asked_for() -> None
     assert training_window(toy.CONTRACT).through == dt.date(2021, 6, 1)
     # across the turn of a year
     assert training_window(toy.CONTRACT, "2021-01").eval_from == dt.date(2020, 11, 1)
+
+
+def test_fitted_values_are_kept_of_every_kth_training_row(
+    settings: Settings, data: TrainingData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n = data.selection.n_train
+    assert data.fitted_rows.num_rows == n
+    whole = fit(data, toy.PARAMS, refit=True, threads=2)
+    monkeypatch.setattr(dataset, "FITTED_ROWS", n // 3)
+    monkeypatch.setattr(dataset, "BATCH_ROWS", 100)  # the step goes on across batches
+    sampled = load(settings)
+    step = sampled.fitted.step
+    assert step > 2 and sampled.fitted_rows.num_rows == len(sampled.x[sampled.fitted]) <= n // 3
+    every_kth = pa.array(range(0, n, step))
+    assert (
+        sampled.fitted_rows["observation_id"].to_pylist()
+        == data.fitted_rows["observation_id"].take(every_kth).to_pylist()
+    )
+    result = fit(sampled, toy.PARAMS, refit=True, threads=2)
+    # by the model of the evaluation, which has seen these rows and not those of the evaluation
+    offset = sampled.fitted_rows["target_offset"].to_numpy()
+    np.testing.assert_allclose(result.fitted_price, whole.fitted_price[::step])
+    np.testing.assert_allclose(
+        np.log(result.fitted_price) - offset, whole.evaluated.inplace_predict(sampled.x[sampled.fitted]), rtol=1e-5
+    )
 
 
 def test_a_dataset_without_dates_refuses_a_month() -> None:

@@ -75,7 +75,9 @@ create table monitoring.ratio_study as
         from predictions.predictions_matched where is_price_valid
     )
     select 'holdout' as split, 'v1' as model_version, 'valid' as population, segment_type, segment, count(*) as n,
-        median(ratio) as median_ratio, 12.3 as cod, 1.01 as prd, 0.01 as prb, null::double as mki,
+        median(ratio) as median_ratio, 12.3 as cod, 12.1 as cod_lower, 12.5 as cod_upper, 1.01 as prd,
+        null::double as prd_lower, null::double as prd_upper, 0.01 as prb, -0.02 as prb_lower, 0.04 as prb_upper,
+        null::double as mki,
         'pass' as median_ratio_status, 'pass' as cod_status, 'pass' as prd_status, 'pass' as prb_status,
         'insufficient_data' as mki_status, 'pass' as status
     from cuts group by segment_type, segment;
@@ -161,6 +163,10 @@ def test_figures_of_the_page_are_those_that_sql_gives(made: Make):
     )
     cells = "".join(f'<td class="n">{cell}</td>' for cell in (n, 48.5, 78.5, 93.5, f"{width:.1f} %"))
     assert f'<td class="name">Grade A</td>{cells}' in section(page, "coverage")
+
+    ratios = section(page, "ratios")
+    assert '<td>holdout</td><td class="name">model v1</td><td class="n">' in ratios
+    assert "12.3<small>12.1 to 12.5</small>" in ratios and ">1.010</td>" in ratios
 
     worst = ask(
         settings,

@@ -85,6 +85,7 @@ def test_only_public_tables_are_published_and_views_become_tables(settings: Sett
         "published.parts",
         "raw.actuals",
         "raw.files",
+        "training.fitted_values",
         "training.model_aliases",
         "training.model_selection",
         "training.model_versions",

@@ -9,7 +9,7 @@ from ml.dashboard import charts, queries
 from ml.dashboard.page import Column, Page, chart, choose_one, head, month_label, nothing, section, table
 from ml.dashboard.snapshot import Row
 from ml.dashboard.views.overview import changes, decisions, error_series, limits
-from ml.words import feature_label, number
+from ml.words import feature_label, number, series_label
 
 #: Measures of drift by the words on the page.
 DRIFTS = {
@@ -94,6 +94,22 @@ def _ratios(page: Page, version: str, split: str) -> None:
         columns = [Column("status", "Verdict"), Column("name", "Ratio study (IAAO)"), Column("value", "Value", 3)]
         columns += [Column("low", "At least", 2), Column("high", "At most", 2)]
         table(rows, columns, label="Ratio study of the whole split")
+    splits = page.snapshot.rows(report_queries.RATIO_BY_SPLIT, version=version)
+    if splits:
+        columns = [
+            Column("split", "Split"),
+            Column("series", "Price"),
+            Column("n", "n", 0),
+            Column("median_ratio", "Median ratio", 3),
+            Column("cod", "COD, %", 1),
+            Column("cod_lower", "from", 1),
+            Column("cod_upper", "to", 1),
+            Column("prd", "PRD", 3),
+            Column("prb", "PRB", 3),
+            Column("status", "Verdict"),
+        ]
+        rows = [r | {"series": series_label(r["model_version"])} for r in splits]
+        table(rows, columns, label="Ratio study by split; train is a sample of what the model learned from")
     areas = page.snapshot.rows(queries.RATIO_BY_AREA, version=version, split=split)
     if areas:
         place = page.contract.area.replace("_", " ")

@@ -1,9 +1,20 @@
 {{ config(materialized='view') }}
 
--- Errors that monitoring measures: of real prices, and apart from them of simulated ones.
+-- Errors that monitoring measures: of real prices, of those that were learned from, and apart from them of simulated
+-- ones.
+{%- set columns = [
+    'observation_id', 'model_version', 'kind', 'split', 'month', 'area', 'price_decile', 'predicted_price', 'actual_price',
+    'is_price_valid', 'ratio', 'error', 'pct_error',
+] %}
 with matched as (
     select * from {{ ref('predictions_matched') }}
     where ratio is not null
+),
+
+real as (
+    select {{ columns | join(', ') }} from matched
+    union all
+    select {{ columns | join(', ') }} from {{ ref('int_fitted') }}
 ),
 
 simulated as (
@@ -26,7 +37,7 @@ final as (
         ratio,
         error,
         pct_error
-    from matched
+    from real
     union all
     select
         observation_id,

@@ -23,9 +23,9 @@ with studied as (
 
 matched as (
     select priced.*
-    from {{ ref('predictions_matched') }} as priced
+    from {{ ref('int_monitored') }} as priced
     semi join studied on priced.split = studied.split and priced.model_version = studied.model_version
-    where priced.ratio is not null
+    where not priced.is_simulated
 ),
 
 members as (

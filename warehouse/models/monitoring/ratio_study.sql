@@ -30,7 +30,8 @@ applicable as (
         case when measured.segment_type <> 'price_decile' then measured.prb + 1.96 * measured.prb_se end as prb_upper,
         -- far more uniform than what was last paid for the same place: has the model seen the price?
         case
-            when measured.segment_type = 'all' and measured.model_version <> 'persistence'
+            -- it has seen those that it learned from
+            when measured.segment_type = 'all' and measured.split <> 'train' and measured.model_version <> 'persistence'
                 then measured.cod / nullif(persistence.cod, 0)
         end as cod_to_persistence
     from measured
