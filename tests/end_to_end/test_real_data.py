@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from tests.built import real_home
 from tests.conftest import Home, real
 
 
@@ -12,9 +15,8 @@ def accuracy(home: Home, version: str, split: str = "holdout") -> dict[str, floa
     ).to_pylist()[0]
 
 
-def test_hdb_reaches_its_targets(home) -> None:
-    made = home("hdb")
-    made.housing("run", "--from", str(real("hdb")))
+def test_hdb_reaches_its_targets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = real_home(tmp_path_factory)
     model, persistence = accuracy(made, "v1"), accuracy(made, "persistence")
     assert model["n"] == 52_475
     assert model["mae"] <= 21_000 and model["mdape_pct"] <= 3.0 and model["within_10_pct"] >= 95, model
