@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
-from ml.serving.features import Slot, taken
+from ml.serving.features import Slot, fetched, taken
 from ml.settings import PROJECT_ROOT
 
 WAREHOUSE = PROJECT_ROOT / "warehouse"
@@ -195,4 +195,4 @@ class _Traits:
 
     def of(self, asked: pa.Table) -> pa.Table:
         self._asked.rows = asked
-        return self._connection.execute("execute traits").to_arrow_table()
+        return fetched(self._connection.execute("execute traits"), asked.num_rows)
