@@ -190,9 +190,9 @@ class _Traits:
         self._asked = Slot(ASKED)
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
         self._connection.execute("set enable_progress_bar = false")
-        self._connection.register("request", self._asked)
+        self._connection.register("request", self._asked.capsule)
         self._connection.execute(f"prepare traits as {rendered(TRAITS_OF_REQUEST)}")
 
     def of(self, asked: pa.Table) -> pa.Table:
-        self._asked.rows = asked
+        self._asked.fill(asked)
         return fetched(self._connection.execute("execute traits"), asked.num_rows)
