@@ -8,6 +8,7 @@ priced together by the next one.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -151,6 +152,10 @@ class Service:
                 old.retired = True
                 if not old.users:
                     old.snapshot.close()
+        # what stays until the next swap need not be looked through while a large request makes its many small objects
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         self.metrics.swaps.labels("taken").inc()
         self.metrics.swap_failed.set(0)
         self.metrics.ready.set(1)
