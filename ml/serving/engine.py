@@ -23,7 +23,7 @@ from ml.bundle import NO_LEVEL, Bundle, feature_matrix
 from ml.contract import Contract
 from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
-from ml.serving.features import Encodings, Features, taken
+from ml.serving.features import Encodings, Features, listed, taken
 from ml.serving.intervals import RANGES, Ranges
 from ml.serving.snapshot import Snapshot
 from ml.serving.trees import Trees
@@ -115,7 +115,7 @@ class Engine:
         raw = self._raw(rows)
         with taken(self._newest) as newest:
             checked = newest.checked(raw)
-            months: list[date | None] = checked["month"].to_pylist()
+            months: list[date | None] = listed(checked["month"])
             earlier = {m for m in months if m and self.month and m < self.month}
             features = newest.of(checked) if len(earlier) < len({*months}) else None
         checked = checked.select(CHECKED)
@@ -259,7 +259,7 @@ class _Known:
             out[i].append({"code": code, "field": field, "message": message})
 
         for name, known in self._places.items():
-            for i, value in enumerate(checked[name].to_pylist()):
+            for i, value in enumerate(listed(checked[name])):
                 if value not in known:
                     tell(i, f"unseen_{name}", name, f"the model has not seen this {name}")
         for i in np.flatnonzero(pc.list_value_length(checked["labels"]).to_numpy() > 0):  # pyright: ignore

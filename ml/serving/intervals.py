@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
-from ml.serving.features import Slot, fetched, taken
+from ml.serving.features import Slot, fetched, listed, taken
 from ml.settings import PROJECT_ROOT
 
 WAREHOUSE = PROJECT_ROOT / "warehouse"
@@ -136,10 +136,10 @@ class Ranges:
         }
         # the latest calibration that is not later than the row's month
         at = np.searchsorted(self._months, traits["month"].to_numpy().astype("datetime64[D]"), side="right") - 1
-        classes = zip(*(traits[name].to_pylist() for name in TRAITS), strict=True)
+        classes = zip(*(listed(traits[name]) for name in TRAITS), strict=True)
         by_month = {month: self._of_month(self._months[month].item()) for month in {*at.tolist()} if month >= 0}
         place, factors = [], []
-        for i, month, key in zip(traits["observation_id"].to_pylist(), at.tolist(), classes, strict=True):
+        for i, month, key in zip(listed(traits["observation_id"]), at.tolist(), classes, strict=True):
             if known := by_month.get(month):
                 # an area without errors of its own has no factor of its own
                 factors.append(known.get(key) or known[(*key[:3], None)])
