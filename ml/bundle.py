@@ -144,12 +144,13 @@ class Bundle:
         config: dict[str, Any],
         encodings: Callable[[duckdb.DuckDBPyConnection], None],
         *,
-        given: Any = None,
+        given: pa.Schema | None = None,
     ) -> duckdb.DuckDBPyConnection:
         """A new in-memory twin of the warehouse; ``encodings`` is asked to create ``features.encodings`` in it.
 
-        ``raw.observations`` is an empty table, or reads what ``given`` holds whenever it is asked: an Arrow stream of
-        rows under the headers of the landed files, with their place in ``_row``.
+        ``raw.observations`` is an empty table. With ``given`` it reads the relation ``given`` whenever it is asked,
+        which has this schema and ``encodings`` registers: rows under the headers of the landed files, with their place
+        in ``_row``.
         """
         connection = duckdb.connect(":memory:", config=config)
         connection.execute(f"attach ':memory:' as {self.dataset}")
@@ -157,6 +158,7 @@ class Bundle:
         connection.execute(
             "create schema raw; create schema staging; create schema intermediate; create schema features"
         )
+        encodings(connection)
         if given is None:
             columns = [f"{_quoted(name)} varchar" for name in self._formats]
             connection.execute(
@@ -164,17 +166,15 @@ class Bundle:
                 "_loaded_at timestamp, _batch bigint)"
             )
         else:
-            kinds = {field.name: field.type for field in pa.schema(given)}
+            kinds = {field.name: field.type for field in given}
             texts = [
                 f"{_text_of(_quoted(name), kinds[name], form) if name in kinds else 'null::varchar'} as {_quoted(name)}"
                 for name, form in self._formats.items()
             ]
-            connection.register("given", given)
             connection.execute(
                 f"create view raw.observations as select {', '.join(texts)}, 'request' as _file, _row, "
                 "timestamp '1970-01-01' as _loaded_at, 0::bigint as _batch from given"
             )
-        encodings(connection)
         for relation, name in self.metadata["tables"].items():
             if relation != "features.encodings":
                 path = str(self._folder / name)

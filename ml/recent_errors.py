@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ml.contract import Contract, RecentErrors
 from ml.registry import ModelVersion
@@ -107,12 +107,14 @@ class Corrections:
         }
 
     def of(self, error_keys: pa.ChunkedArray) -> np.ndarray:
-        """Corrections (log) of rows by their ``error_keys``, float64 of shape (n,); 0 where nothing is known."""
-        return np.array([self._one(keys or []) for keys in error_keys.to_pylist()], dtype=np.float64)
+        """Corrections (log) of rows by their ``error_keys``, float64 of shape (n,); 0 where nothing is known.
 
-    def _one(self, keys: list[Any]) -> float:
-        mixed = 0.0
-        for level, (key, prior) in enumerate(zip(keys, self._priors, strict=False), start=1):
-            n, micro_error = self._sums.get((level, key), (0, 0))
-            mixed = (micro_error / 1e6 + prior * mixed) / (n + prior)
+        Each row has a key for each group, as the macro error_keys makes them.
+        """
+        flat = pc.list_flatten(error_keys).to_numpy()  # pyright: ignore
+        mixed = np.zeros(len(error_keys))
+        for level, prior in enumerate(self._priors, start=1):
+            keys = flat[level - 1 :: len(self._priors)].tolist()
+            sums = np.array([self._sums.get((level, key), (0, 0)) for key in keys], dtype=np.float64).reshape(-1, 2)
+            mixed = (sums[:, 1] / 1e6 + prior * mixed) / (sums[:, 0] + prior)
         return mixed

@@ -16,7 +16,6 @@ from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 import numpy as np
-import pyarrow as pa
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -29,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from ml.contract import Contract, load
 from ml.serving import journal
 from ml.serving.engine import Answers
+from ml.serving.features import listed
 from ml.serving.metrics import Metrics
 from ml.serving.problems import MEDIA_TYPE, TITLES, Problem, ProblemError, problem
 from ml.serving.schemas import (
@@ -143,7 +143,7 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
             n = len(parsed.rows)
             mine = priced.answers[first : first + n]
             for answers, places in _by_answers(mine):
-                metrics.count(answers.take(places))
+                metrics.count(answers, places)
             if parsed.single and (reasons := mine[0][0].reasons[mine[0][1]]):
                 raise ProblemError(422, f"there is no price: {'; '.join(reasons)}", [_reason(r) for r in reasons])
             # many rows take long enough to hold up others
@@ -301,7 +301,7 @@ def _shown(answers: Answers, first: int, last: int) -> list[dict[str, Any]]:
     version = answers.version.model_version
     out = []
     for key, price, reasons, month, warnings, *r in zip(
-        answers.checked["observation_id"].slice(first, last - first).to_pylist(),
+        listed(answers.checked["observation_id"].slice(first, last - first)),
         answers.price[part].tolist(),
         answers.reasons[part],
         answers.encoding_month[part],
@@ -341,7 +341,10 @@ _RANGES = ("lower_50", "upper_50", "lower_80", "upper_80", "lower_95", "upper_95
 
 def _nulls(values: np.ndarray) -> list[Any]:
     """Values as JSON knows them: what is not known is null."""
-    return values.tolist() if values.dtype == object else pa.array(values, from_pandas=True).to_pylist()
+    out = values.astype(object)
+    if values.dtype != object:
+        out[np.isnan(values)] = None
+    return out.tolist()
 
 
 def _merged(parsed: Parsed, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -23,15 +23,18 @@ from ml.bundle import NO_LEVEL, Bundle, feature_matrix
 from ml.contract import Contract
 from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
-from ml.serving.features import Encodings, Features, taken
+from ml.serving.features import Encodings, Features, listed, taken
 from ml.serving.intervals import RANGES, Ranges
 from ml.serving.snapshot import Snapshot
+from ml.serving.trees import Trees
 from ml.warehouse import quoted
 
 #: Requests of the newest month run side by side: a large one must not hold up the small ones.
 LANES = 2
-#: So many rows are priced by one thread.
-FEW_ROWS = 64
+#: So many rows are faster without XGBoost.
+FEW_ROWS = 16
+#: So many rows are priced by one thread: threads that wait for each other cost more.
+SINGLE_ROWS = 64
 #: Earlier months kept ready; each costs a few megabytes and is made on first use.
 MONTHS_KEPT = 6
 
@@ -95,7 +98,7 @@ class Engine:
             self._newest.put(self._features(encodings))
         self._earlier: OrderedDict[date, Features] = OrderedDict()
         self._earlier_lock = threading.Lock()
-        # threads that wait for each other cost more than few rows do
+        self._trees = Trees(bundle.booster)
         self._single = bundle.booster.copy()
         self._single.set_param({"nthread": 1})
         self._corrections = lru_cache(MONTHS_KEPT)(partial(_corrections, contract, snapshot, version))
@@ -112,7 +115,7 @@ class Engine:
         raw = self._raw(rows)
         with taken(self._newest) as newest:
             checked = newest.checked(raw)
-            months: list[date | None] = checked["month"].to_pylist()
+            months: list[date | None] = listed(checked["month"])
             earlier = {m for m in months if m and self.month and m < self.month}
             features = newest.of(checked) if len(earlier) < len({*months}) else None
         checked = checked.select(CHECKED)
@@ -129,10 +132,7 @@ class Engine:
         recent_error = self._recent_errors(features, encoded)
         price = np.full(len(x), np.nan)
         if usable.any():
-            asked = x if usable.all() else x[usable]
-            booster = self.bundle.booster if len(asked) > FEW_ROWS else self._single
-            score = booster.inplace_predict(asked).astype(np.float64)
-            price[usable] = np.exp(score + offset[usable] + recent_error[usable])
+            price[usable] = np.exp(self._scores(x[usable]) + offset[usable] + recent_error[usable])
         ranges = self._ranges_of(checked, features, price)
         return Answers(
             version=self.version,
@@ -147,6 +147,17 @@ class Engine:
             encoding_month=encoded if self.month else [None] * len(months),
             warnings=self._known.warnings(checked, x, encoded, months, self.month),
         )
+
+    def _scores(self, x: np.ndarray) -> np.ndarray:
+        """What the trees say of rows, float64 of shape (n,)."""
+        if len(x) <= FEW_ROWS:
+            return self._trees.predict(x).astype(np.float64)
+        booster = self._single if len(x) <= SINGLE_ROWS else self.bundle.booster
+        # a missing value makes XGBoost take the slower way for all the rows that stand near it
+        order = np.argsort(np.isnan(x).any(axis=1), kind="stable")
+        scores = np.empty(len(x))
+        scores[order] = booster.inplace_predict(x[order])
+        return scores
 
     def _raw(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
         """Rows under the headers of the landed files. What a request need not say is null, as in a file."""
@@ -248,7 +259,7 @@ class _Known:
             out[i].append({"code": code, "field": field, "message": message})
 
         for name, known in self._places.items():
-            for i, value in enumerate(checked[name].to_pylist()):
+            for i, value in enumerate(listed(checked[name])):
                 if value not in known:
                     tell(i, f"unseen_{name}", name, f"the model has not seen this {name}")
         for i in np.flatnonzero(pc.list_value_length(checked["labels"]).to_numpy() > 0):  # pyright: ignore

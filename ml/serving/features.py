@@ -7,12 +7,12 @@ dictionary, and the part after the joins, planned once as well, runs over both. 
 
 from __future__ import annotations
 
+import ctypes
 import queue
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 import duckdb
@@ -29,32 +29,44 @@ T = TypeVar("T")
 JOIN = re.compile(r" LEFT JOIN encodings AS (\w+) ON (?=\()")
 #: What it joins by: name of the encoding, month and key.
 BY = re.compile(r'\(\(\((\w+)\."encoding" = \'(\w+)\'\) AND \(\1\."month" = (.+)\) AND \(\1\.key_value = (.+)\)\)\)')
-UNSEEN = "__unseen__"
+#: The one join besides: what is said of a key that has no encoding of its own.
+UNSEEN = "unseen"
+JOIN_UNSEEN = ' LEFT JOIN unseen ON ((keyed.encoding_month = unseen."month"))'
 #: Stands between month and key; no key holds it at its start.
 SEPARATOR = "\x1f"
 
+_capsule = ctypes.pythonapi.PyCapsule_New
+_capsule.restype, _capsule.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)
+
 
 class Slot:
-    """Rows that a prepared statement reads: it is planned once, the rows change."""
+    """Rows that a prepared statement reads: it is planned once, the rows change; they are read once.
+
+    DuckDB reads a capsule itself, but any other Arrow object through pyarrow's scanner, which takes 0.5 ms a time.
+    """
 
     def __init__(self, schema: pa.Schema) -> None:
-        self.rows = schema.empty_table()
+        # struct ArrowArrayStream: four functions and their data
+        self._stream = (ctypes.c_void_p * 5)()
+        self.capsule = _capsule(ctypes.addressof(self._stream), b"arrow_array_stream", None)
+        self.schema = schema
+        self.fill(schema.empty_table())
 
-    def __arrow_c_schema__(self) -> Any:
-        return self.rows.schema.__arrow_c_schema__()
-
-    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        return self.rows.__arrow_c_stream__(requested_schema)
+    def fill(self, rows: pa.Table) -> None:
+        """What the next execution reads."""
+        address = ctypes.addressof(self._stream)
+        if self._stream[3]:  # release: nobody has read what was filled before
+            pa.RecordBatchReader._import_from_c(address)
+        rows.to_reader()._export_to_c(address)
 
 
 @dataclass(frozen=True)
 class Lookup:
-    """One join of the view: its alias, the encoding, and SQL of the month and key of a row."""
+    """One join of the view: its alias, the encoding (or UNSEEN), and SQL of the text that a row is found by."""
 
     alias: str
     encoding: str
-    month: str
-    key: str
+    text: str
 
     @property
     def by(self) -> str:
@@ -73,7 +85,7 @@ class Cut:
     def before(self, columns: Sequence[str]) -> str:
         """SQL of these columns of ``keyed`` and what each row is looked up by."""
         wanted = [quoted(name) for name in columns]
-        wanted += [f"({k.month})::date::varchar || chr(31) || ({k.key}) AS {k.by}" for k in self.lookups]
+        wanted += [f"{k.text} AS {k.by}" for k in self.lookups]
         return f"{self.keyed} SELECT {', '.join(wanted)} FROM keyed"
 
     @property
@@ -87,15 +99,17 @@ class Cut:
         sql = view.partition(" AS ")[2].rstrip("; \n")
         head, encoded, tail = sql.partition(", encoded AS (")
         keyed = head.find(", keyed AS (")
-        lookups = []
+        first, joined, rest = tail.partition(JOIN_UNSEEN)
+        tail = first + rest
+        lookups = [Lookup(UNSEEN, UNSEEN, "keyed.encoding_month::date::varchar")]
         while join := JOIN.search(tail):
             end = _closing(tail, join.end())
             by = BY.fullmatch(tail[join.end() : end])
             if not by or by[1] != join[1]:
                 raise BundleError(f"features_as_of joins {join[1]} in a way that the API does not know")
-            lookups.append(Lookup(join[1], by[2], by[3], by[4]))
+            lookups.append(Lookup(join[1], by[2], f"({by[3]})::date::varchar || chr(31) || ({by[4]})"))
             tail = tail[: join.start()] + tail[end:]
-        if not encoded or keyed < 0 or " encodings AS " in tail:
+        if not encoded or not joined or keyed < 0 or " JOIN unseen " in tail or " encodings AS " in tail:
             raise BundleError("features_as_of is built in a way that the API does not know")
         return cls(
             keyed=head,
@@ -104,30 +118,38 @@ class Cut:
         )
 
 
+class Values:
+    """Rows of a table as structs, found by a text. Safe to use from several threads."""
+
+    def __init__(self, rows: pa.Table, by: pa.ChunkedArray) -> None:
+        """A row whose text is null is never found: in SQL, what is unknown equals nothing."""
+        rows = rows.combine_chunks()
+        self._rows = pa.StructArray.from_arrays([c.combine_chunks() for c in rows.columns], names=rows.column_names)
+        self._place = {key: place for place, key in enumerate(listed(by)) if key is not None}
+
+    def find(self, by: pa.ChunkedArray) -> pa.StructArray:
+        """One struct a text; null where there is none."""
+        return self._rows.take(pa.array([self._place.get(key) for key in listed(by)], pa.int64()))
+
+
 class Encodings:
     """Rows of ``features.encodings`` by encoding, month and key. Safe to use from several threads."""
 
     def __init__(self, rows: pa.Table) -> None:
-        self.rows = rows.combine_chunks()
-        values = [n for n in rows.column_names if n not in {"encoding", "month", "key_value"}]
-        self._values = pa.StructArray.from_arrays([self.rows[n].combine_chunks() for n in values], names=values)
-        # as in SQL, what is unknown equals nothing: a null month or key is null here
-        by = pc.binary_join_element_wise(rows["month"].cast(pa.string()), rows["key_value"], SEPARATOR)  # pyright: ignore
-        self._place: dict[str, dict[str | None, int]] = {}
-        for place, (encoding, key) in enumerate(zip(_texts(rows["encoding"]), _texts(by), strict=True)):
-            if key is not None:
-                self._place.setdefault(encoding, {})[key] = place
+        self._by_encoding: dict[str, Values] = {}
+        names = [n for n in rows.column_names if n not in {"encoding", "month", "key_value"}]
+        self._none = rows.select(names)[:0]
+        for encoding in rows["encoding"].unique().to_pylist():
+            mine = rows.filter(pc.field("encoding") == encoding)
+            by = pc.binary_join_element_wise(mine["month"].cast(pa.string()), mine["key_value"], SEPARATOR)  # pyright: ignore
+            self._by_encoding[encoding] = Values(mine.select(names), by)
+        newest = rows.sort_by([("month", "descending")]).slice(0, 1)
+        self.unseen = pa.concat_tables([rows.filter(pc.field("key_value") == "__unseen__"), newest])
+        """What the part before the lookups reads itself: values of unseen keys, and the newest month."""
 
-    @cached_property
-    def unseen(self) -> pa.Table:
-        """What the rest of the view reads itself: values of unseen keys, and the newest month."""
-        newest = self.rows.sort_by([("month", "descending")]).slice(0, 1)
-        return pa.concat_tables([self.rows.filter(pc.field("key_value") == UNSEEN), newest])
-
-    def find(self, encoding: str, by: pa.ChunkedArray) -> pa.StructArray:
-        """Values of an encoding by month and key, one struct a row; null where there is none."""
-        places = self._place.get(encoding, {})
-        return self._values.take(pa.array([places.get(key) for key in _texts(by)], pa.int64()))
+    def of(self, encoding: str) -> Values:
+        """Values by month and key; none of an encoding that has no rows."""
+        return self._by_encoding.get(encoding) or Values(self._none, pa.chunked_array([], pa.string()))
 
 
 class Features:
@@ -140,16 +162,16 @@ class Features:
 
         ``checks`` are columns that ``checked`` has to have, ``outputs`` those that ``of`` gives.
         """
-        self._encodings = encodings
         self._given = Slot(given.append(pa.field("_row", pa.int64())))
 
         def fill(connection: duckdb.DuckDBPyConnection) -> None:
+            connection.register("given", self._given.capsule)
             connection.register("unseen_encodings", encodings.unseen)
             connection.execute("create table features.encodings as from unseen_encodings")
             connection.unregister("unseen_encodings")
 
         # a plan of so few rows gains nothing from a second thread
-        self._connection = bundle.twin({"threads": 1}, fill, given=self._given)
+        self._connection = bundle.twin({"threads": 1}, fill, given=self._given.schema)
         (view,) = self._connection.execute(
             "select sql from duckdb_views() where schema_name = 'features' and view_name = 'features_as_of'"
         ).fetchone() or ("",)
@@ -158,33 +180,42 @@ class Features:
             raise BundleError(
                 f"{bundle.model_version} does not know {', '.join(missing)}; train again with this release"
             )
-        self._lookups = cut.lookups
+        unseen = self._connection.execute(f"{cut.keyed} SELECT * FROM unseen").to_arrow_table()
+        values = {k.by: encodings.of(k.encoding) for k in cut.lookups}
+        self._values = values | {f"by_{UNSEEN}": Values(unseen, unseen["month"].cast(pa.string()))}
         self._aliases = {k.by: k.alias for k in cut.lookups}
         there = [name for (name, *_) in self._connection.execute(f"describe {cut.keyed} FROM keyed").fetchall()]
         read = {"_row", *checks} | cut.words
         self._connection.execute(f"prepare keyed as {cut.before([name for name in there if name in read])}")
         keyed = self._connection.execute("execute keyed").to_arrow_table()
         self._between = Slot(self._looked_up(keyed).schema)
-        self._connection.register("looked_up", self._between)
+        self._connection.register("looked_up", self._between.capsule)
         columns = ", ".join(map(quoted, ("_row", *outputs)))
         self._connection.execute(f"prepare asked as select {columns} from ({cut.after})")
 
     def checked(self, raw: pa.Table) -> pa.Table:
         """Rows as the contract's rules see them, in their order, with the keys of their encodings."""
-        self._given.rows = raw.append_column("_row", pa.array(np.arange(raw.num_rows)))
-        return _in_order(self._connection.execute("execute keyed").to_arrow_table())
+        self._given.fill(raw.append_column("_row", pa.array(np.arange(raw.num_rows))))
+        return _in_order(fetched(self._connection.execute("execute keyed"), raw.num_rows))
 
     def of(self, checked: pa.Table) -> pa.Table:
         """``outputs`` of checked rows, in their order."""
-        self._between.rows = self._looked_up(checked)
-        return _in_order(self._connection.execute("execute asked").to_arrow_table()).drop_columns("_row")
+        self._between.fill(self._looked_up(checked))
+        return _in_order(fetched(self._connection.execute("execute asked"), checked.num_rows)).drop_columns("_row")
 
     def _looked_up(self, checked: pa.Table) -> pa.Table:
-        found = {k.by: self._encodings.find(k.encoding, checked[k.by]) for k in self._lookups}
         return pa.table(
-            [found.get(name, checked[name]) for name in checked.column_names],
+            [
+                self._values[name].find(checked[name]) if name in self._values else checked[name]
+                for name in checked.column_names
+            ],
             names=[self._aliases.get(name, name) for name in checked.column_names],
         )
+
+
+def fetched(result: duckdb.DuckDBPyConnection, rows: int) -> pa.Table:
+    """A result of about so many rows. Left alone, DuckDB maps memory for a million rows of every column: 3 ms."""
+    return result.to_arrow_table(max(rows, 1))
 
 
 @contextmanager
@@ -197,8 +228,8 @@ def taken(pool: queue.LifoQueue[T]) -> Iterator[T]:
         pool.put(one)
 
 
-def _texts(column: pa.ChunkedArray) -> list[Any]:
-    """Its texts, and None; much faster than ``to_pylist``."""
+def listed(column: pa.ChunkedArray) -> list[Any]:
+    """Its texts or dates, and None; ten times as fast as ``to_pylist``."""
     return column.to_numpy().tolist()
 
 

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
-from ml.serving.features import Slot, taken
+from ml.serving.features import Slot, fetched, listed, taken
 from ml.settings import PROJECT_ROOT
 
 WAREHOUSE = PROJECT_ROOT / "warehouse"
@@ -136,10 +136,10 @@ class Ranges:
         }
         # the latest calibration that is not later than the row's month
         at = np.searchsorted(self._months, traits["month"].to_numpy().astype("datetime64[D]"), side="right") - 1
-        classes = zip(*(traits[name].to_pylist() for name in TRAITS), strict=True)
+        classes = zip(*(listed(traits[name]) for name in TRAITS), strict=True)
         by_month = {month: self._of_month(self._months[month].item()) for month in {*at.tolist()} if month >= 0}
         place, factors = [], []
-        for i, month, key in zip(traits["observation_id"].to_pylist(), at.tolist(), classes, strict=True):
+        for i, month, key in zip(listed(traits["observation_id"]), at.tolist(), classes, strict=True):
             if known := by_month.get(month):
                 # an area without errors of its own has no factor of its own
                 factors.append(known.get(key) or known[(*key[:3], None)])
@@ -190,9 +190,9 @@ class _Traits:
         self._asked = Slot(ASKED)
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
         self._connection.execute("set enable_progress_bar = false")
-        self._connection.register("request", self._asked)
+        self._connection.register("request", self._asked.capsule)
         self._connection.execute(f"prepare traits as {rendered(TRAITS_OF_REQUEST)}")
 
     def of(self, asked: pa.Table) -> pa.Table:
-        self._asked.rows = asked
-        return self._connection.execute("execute traits").to_arrow_table()
+        self._asked.fill(asked)
+        return fetched(self._connection.execute("execute traits"), asked.num_rows)

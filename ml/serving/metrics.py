@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.gc_collector import GCCollector
@@ -54,22 +56,22 @@ class Metrics:
             self.swaps.labels(result)
         self._priced = self._unlike = 0
 
-    def count(self, answers: Answers) -> None:
-        """Count the answers of a served role; what a shadow says is only in the journal."""
+    def count(self, answers: Answers, places: Sequence[int]) -> None:
+        """Count the answers to some rows of a served role; what a shadow says is only in the journal."""
         version, role = answers.version.model_version, answers.role
-        grades, counts = np.unique(answers.ranges["grade"].astype(str), return_counts=True)
+        grades, counts = np.unique(answers.ranges["grade"][places].astype(str), return_counts=True)
         for grade, n in zip(grades, counts, strict=True):
             if grade != "None":
                 self.predictions.labels(version, role, grade).inc(int(n))
-        priced = ~np.isnan(answers.price)
+        priced = ~np.isnan(answers.price[places])
         ungraded = int(priced.sum()) - int(counts[grades != "None"].sum())
         if ungraded:
             self.predictions.labels(version, role, "none").inc(ungraded)
         if len(priced) - priced.sum():
             self.refused.labels("no_price").inc(int(len(priced) - priced.sum()))
         unlike = sum(
-            1 for p, found in zip(priced, answers.warnings, strict=True)
-            if p and found and any(w["code"] in OUT_OF_RANGE for w in found)
+            1 for p, i in zip(priced.tolist(), places, strict=True)
+            if p and any(w["code"] in OUT_OF_RANGE for w in answers.warnings[i])
         )  # fmt: skip
         self._priced += int(priced.sum())
         self._unlike += unlike

@@ -8,6 +8,7 @@ priced together by the next one.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ml.registry import RegistryError, load_bundle
 from ml.serving import journal
 from ml.serving.engine import Answers, Engine
 from ml.serving.explain import Explainer
+from ml.serving.features import listed
 from ml.serving.metrics import Metrics
 from ml.serving.problems import ProblemError
 from ml.serving.settings import ApiSettings
@@ -151,6 +153,10 @@ class Service:
                 old.retired = True
                 if not old.users:
                     old.snapshot.close()
+        # what stays until the next swap need not be looked through while a large request makes its many small objects
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
         self.metrics.swaps.labels("taken").inc()
         self.metrics.swap_failed.set(0)
         self.metrics.ready.set(1)
@@ -443,7 +449,8 @@ def serves_canary(observation_id: str, share: float) -> bool:
 
 def _records(answers: Answers, places: list[int], request_ids: list[str], now: datetime) -> list[dict[str, Any]]:
     """Records of the prediction journal; only rows with a price and a month."""
-    rows = answers.checked.take(places).select(["observation_id", "observed_on", "month", "area", "locality"])
+    names = ("observation_id", "observed_on", "month", "area", "locality")
+    rows = zip(*(listed(answers.checked[name].take(places)) for name in names), strict=True)
     more = {
         "model_version": answers.version.model_version,
         "role": answers.role,
@@ -451,9 +458,9 @@ def _records(answers: Answers, places: list[int], request_ids: list[str], now: d
     }
     price = answers.price[places].tolist()
     return [
-        {**row, **more, "predicted_price": p, "run_id": request_id}
-        for row, p, request_id in zip(rows.to_pylist(), price, request_ids, strict=True)
-        if p == p and row["month"]  # noqa: PLR0124 - NaN is not itself
+        {**dict(zip(names, row, strict=True)), **more, "predicted_price": p, "run_id": request_id}
+        for row, p, request_id in zip(rows, price, request_ids, strict=True)
+        if p == p and row[2]  # noqa: PLR0124 - NaN is not itself
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from ml.bundle import BundleError
 from ml.registry import load_bundle
-from ml.serving.features import Cut, Encodings, Features, Slot
+from ml.serving.features import Cut, Encodings, Features, Slot, Values
 from ml.serving.snapshot import Snapshot
 from tests.conftest import Home
 
@@ -71,15 +71,23 @@ def test_both_parts_with_a_dictionary_between_give_what_the_whole_view_gives(
     memory: duckdb.DuckDBPyConnection, view: str
 ) -> None:
     cut = Cut.of(view, between="looked_up")
-    assert [(k.alias, k.encoding) for k in cut.lookups] == [("town_3m", "town_3m"), ("town_3m_3m_ago", "town_3m")]
+    assert [(k.alias, k.encoding) for k in cut.lookups] == [
+        ("unseen", "unseen"), ("town_3m", "town_3m"), ("town_3m_3m_ago", "town_3m"),
+    ]  # fmt: skip
     assert "price" not in cut.words
     before = memory.execute(cut.before(["_row", "month", "encoding_month"])).to_arrow_table()
+    whole = memory.execute("select * from features_as_of order by _row").fetchall()
+    unseen = memory.execute(f"{cut.keyed} select * from unseen").to_arrow_table()
     encodings = Encodings(ENCODINGS)
     for k in cut.lookups:
-        before = before.append_column(k.alias, encodings.find(k.encoding, before[k.by]))
+        values = Values(unseen, unseen["month"].cast("string")) if k.alias == "unseen" else encodings.of(k.encoding)
+        before = before.append_column(k.alias, values.find(before[k.by]))
+    # what the part after the lookups does not read may go
+    memory.execute("drop view features_as_of")
+    memory.unregister("all_encodings")
     memory.register("looked_up", before)
     found = memory.execute(f"select * from ({cut.after}) order by _row").fetchall()
-    assert found == memory.execute("select * from features_as_of order by _row").fetchall()
+    assert found == whole
     assert found == [(1, 1.0, 2.0), (2, 3.0, None), (3, 3.0, None), (4, None, None)]
 
 
@@ -95,6 +103,7 @@ def test_what_the_rest_of_the_view_reads_has_the_newest_month_and_the_unseen_val
         ("town_3m.key_value = concat_ws", "town_3m.key_value <> concat_ws"),
         ("left join encodings as town_3m on", "inner join encodings as town_3m on"),
         ("keyed as (", "named as ("),
+        ("left join unseen on keyed.encoding_month = unseen.month", "left join unseen on keyed.month = unseen.month"),
     ],
 )
 def test_a_view_of_another_build_is_refused_rather_than_misread(
@@ -113,11 +122,28 @@ def test_a_view_of_another_build_is_refused_rather_than_misread(
 
 def test_a_prepared_statement_reads_the_rows_of_the_moment(memory: duckdb.DuckDBPyConnection) -> None:
     slot = Slot(pa.schema({"a": pa.int64()}))
-    memory.register("slot", slot)
+    memory.register("slot", slot.capsule)
     memory.execute("prepare doubled as select 2 * a from slot where a > 1")
+    assert memory.execute("execute doubled").fetchall() == []
     for values, doubled in (([], []), ([1, 2, 3], [(4,), (6,)]), ([5], [(10,)])):
-        slot.rows = pa.table({"a": pa.array(values, pa.int64())})
+        # rows that nobody has read are let go of
+        for filled in ([7, 8], values):
+            slot.fill(pa.table({"a": pa.array(filled, pa.int64())}))
         assert memory.execute("execute doubled").fetchall() == doubled
+    with pytest.raises(duckdb.InvalidInputException, match="already been consumed"):
+        memory.execute("execute doubled")
+
+
+def test_rows_that_were_read_or_replaced_are_freed(memory: duckdb.DuckDBPyConnection) -> None:
+    slot = Slot(pa.schema({"a": pa.int64()}))
+    memory.register("slot", slot.capsule)
+    memory.execute("prepare counted as select count(a) from slot")
+    before = pa.total_allocated_bytes()
+    for i in range(20):
+        slot.fill(pa.table({"a": pa.array(range(100_000), pa.int64())}))
+        if i % 2:
+            assert memory.execute("execute counted").fetchall() == [(100_000,)]
+    assert pa.total_allocated_bytes() - before < 2_000_000
 
 
 def test_a_bundle_of_an_earlier_release_is_refused_in_one_sentence(served: Home) -> None:
