@@ -18,6 +18,9 @@ import duckdb
 from ml.contract import Contract
 from ml.settings import Settings
 
+#: Rows of a result at a time. Left alone, DuckDB maps memory for a million of every column, a millisecond a query.
+RESULT_ROWS = 10_000
+
 #: Columns that ingestion adds to every landed row.
 PROVENANCE = {"_file": "VARCHAR", "_row": "BIGINT", "_loaded_at": "TIMESTAMP", "_batch": "BIGINT"}
 

@@ -17,7 +17,7 @@ import duckdb
 import pyarrow as pa
 
 from ml.settings import Settings
-from ml.warehouse import quoted
+from ml.warehouse import RESULT_ROWS, quoted
 
 Row = dict[str, Any]
 
@@ -138,7 +138,7 @@ class Snapshot:
         used = {name: value for name, value in parameters.items() if name in named}
         with self._connection.cursor() as cursor:
             cursor.execute(f"use {quoted(self.dataset)}")
-            return cursor.execute(sql, used).to_arrow_table()
+            return cursor.execute(sql, used).to_arrow_table(RESULT_ROWS)
 
     @property
     def age_days(self) -> float:

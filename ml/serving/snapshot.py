@@ -22,6 +22,7 @@ import pyarrow as pa
 from ml.contract import Contract, add_months
 from ml.registry import ModelVersion
 from ml.settings import Settings
+from ml.warehouse import RESULT_ROWS
 
 #: Memory that questions to the snapshot may take.
 MEMORY_LIMIT = "200MB"
@@ -96,7 +97,7 @@ class Snapshot:
 
     def table(self, sql: str, parameters: dict[str, Any] | None = None) -> pa.Table:
         with contextlib.closing(self.cursor()) as connection:
-            return connection.execute(sql, parameters or {}).to_arrow_table()
+            return connection.execute(sql, parameters or {}).to_arrow_table(RESULT_ROWS)
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         return self.table(sql, parameters).to_pylist()
