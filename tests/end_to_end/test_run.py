@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
 from xml.etree import ElementTree
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from ml.registry import champion, run_file
+from ml.settings import PROJECT_ROOT
 from ml.warehouse import connect
 from tests.built import first_run
 from tests.conftest import Home
@@ -56,6 +60,22 @@ def test_a_second_run_with_nothing_new_changes_no_row_and_does_next_to_nothing(s
     assert "nothing new" in again.stderr
     assert fingerprints(synthetic) == before
     assert synthetic.settings.published.stat().st_mtime_ns == stamp
+
+
+def test_plain_dbt_makes_the_same_tables(synthetic: Home) -> None:
+    tables = ("features.features", "features.encodings", "training.training_dataset", "monitoring.accuracy_by_month")
+
+    def content() -> list[pa.Table]:
+        return [synthetic.query(f"select * from {t} order by all") for t in tables]
+
+    before = content()
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "dbt"), "build", "--project-dir", str(PROJECT_ROOT / "warehouse")],
+        env=synthetic.environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "PASS=" in done.stdout and "ERROR=0" in done.stdout
+    assert content() == before
 
 
 def test_status_is_json_for_programs(synthetic: Home) -> None:
