@@ -1,0 +1,64 @@
+"""dbt in this very process: a child would import dbt (1.7 s) and write every event as JSON for its parent to read.
+
+What is built stands in ``warehouse/``, what Dagster makes of it in ``assets.py``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from ml.settings import PROJECT_ROOT, Settings
+
+if TYPE_CHECKING:
+    from dbt_common.events.base_types import EventMsg
+
+PROJECT = PROJECT_ROOT / "warehouse"
+
+
+class DbtError(RuntimeError):
+    """dbt could not read the project, or a model or test failed; the message is dbt's own."""
+
+
+def run_dbt(settings: Settings, *arguments: str, hear: Callable[[EventMsg], None] | None = None) -> None:
+    """Run a dbt command to its end; ``hear`` is called with each of dbt's events.
+
+    The caller has no connection to the warehouse open: DuckDB refuses a second one with other settings.
+    Raises DbtError.
+    """
+    from dbt.adapters.duckdb.connections import DuckDBConnectionManager
+    from dbt.cli.main import dbtRunner
+
+    errors: list[str] = []
+
+    def listen(event: EventMsg) -> None:
+        if event.info.level == "error":
+            errors.append(str(event.info.msg).strip())  # pyright: ignore[reportAttributeAccessIssue] - made by protobuf
+        if hear:
+            hear(event)
+
+    # what is said goes to `hear`; every statement and its time in a file would be 5 MB a month
+    quiet = ("--log-level", "none", "--log-level-file", "info")
+    with environment_of(settings):
+        done = dbtRunner(callbacks=[listen]).invoke([*arguments, *quiet, "--project-dir", str(PROJECT)])
+        # else dbt keeps its last connection for the next command
+        DuckDBConnectionManager.close_all_connections()
+    if done.exception and not isinstance(done.exception, Exception):
+        raise done.exception  # an interrupt
+    if not done.success:
+        errors += [str(done.exception)] if done.exception else []
+        raise DbtError(f"dbt {arguments[0]} failed: {' '.join(errors)[-2000:]}")
+
+
+@contextmanager
+def environment_of(settings: Settings) -> Iterator[None]:
+    """The variables by which dbt and whatever else reads them find a home; afterwards they are as before."""
+    before = dict(os.environ)
+    os.environ.update(settings.environment)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
