@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml.settings import PROJECT_ROOT, Settings
 
@@ -17,17 +17,33 @@ if TYPE_CHECKING:
 
 PROJECT = PROJECT_ROOT / "warehouse"
 
+Hear = Callable[["EventMsg"], None]
+
+#: What dbt read of the project, by home, dataset and where dbt keeps it: a process that builds twice reads it once.
+_read: dict[tuple[str, ...], Any] = {}
+
 
 class DbtError(RuntimeError):
     """dbt could not read the project, or a model or test failed; the message is dbt's own."""
 
 
-def run_dbt(settings: Settings, *arguments: str, hear: Callable[[EventMsg], None] | None = None) -> None:
-    """Run a dbt command to its end; ``hear`` is called with each of dbt's events.
+def run_dbt(
+    settings: Settings, command: str, *options: str, hear: Hear | None = None, variables: dict[str, str] | None = None
+) -> None:
+    """Run a dbt command to its end. Raises DbtError.
 
-    The caller has no connection to the warehouse open: DuckDB refuses a second one with other settings.
-    Raises DbtError.
+    ``hear`` is called with each of dbt's events; ``variables`` replace those by which dbt finds the home. The caller
+    has no connection to the warehouse open: DuckDB refuses a second one with other settings.
     """
+    with environment_of(settings, variables):
+        where = tuple(os.environ[name] for name in ("HOUSING_HOME", "HOUSING_DATASET", "DBT_TARGET_PATH"))
+        if command == "parse" or where not in _read:
+            _read[where] = _invoke("parse", *(options if command == "parse" else ()))
+        if command != "parse":
+            _invoke(command, *options, manifest=_read[where], hear=hear)
+
+
+def _invoke(command: str, *options: str, manifest: Any = None, hear: Hear | None = None) -> Any:
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.cli.main import dbtRunner
 
@@ -41,22 +57,22 @@ def run_dbt(settings: Settings, *arguments: str, hear: Callable[[EventMsg], None
 
     # what is said goes to `hear`; every statement and its time in a file would be 5 MB a month
     quiet = ("--log-level", "none", "--log-level-file", "info")
-    with environment_of(settings):
-        done = dbtRunner(callbacks=[listen]).invoke([*arguments, *quiet, "--project-dir", str(PROJECT)])
-        # else dbt keeps its last connection for the next command
-        DuckDBConnectionManager.close_all_connections()
+    done = dbtRunner(manifest, [listen]).invoke([command, *options, *quiet, "--project-dir", str(PROJECT)])
+    # else dbt keeps its last connection for the next command
+    DuckDBConnectionManager.close_all_connections()
     if done.exception and not isinstance(done.exception, Exception):
         raise done.exception  # an interrupt
     if not done.success:
         errors += [str(done.exception)] if done.exception else []
-        raise DbtError(f"dbt {arguments[0]} failed: {' '.join(errors)[-2000:]}")
+        raise DbtError(f"dbt {command} failed: {' '.join(errors)[-2000:]}")
+    return done.result
 
 
 @contextmanager
-def environment_of(settings: Settings) -> Iterator[None]:
+def environment_of(settings: Settings, variables: dict[str, str] | None = None) -> Iterator[None]:
     """The variables by which dbt and whatever else reads them find a home; afterwards they are as before."""
     before = dict(os.environ)
-    os.environ.update(settings.environment)
+    os.environ.update({**settings.environment, **(variables or {})})
     try:
         yield
     finally:
