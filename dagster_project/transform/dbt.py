@@ -6,6 +6,8 @@ What is built stands in ``warehouse/``, what Dagster makes of it in ``assets.py`
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -57,7 +59,8 @@ def _invoke(command: str, *options: str, manifest: Any = None, hear: Hear | None
 
     # what is said goes to `hear`; every statement and its time in a file would be 5 MB a month
     quiet = ("--log-level", "none", "--log-level-file", "info")
-    done = dbtRunner(manifest, [listen]).invoke([command, *options, *quiet, "--project-dir", str(PROJECT)])
+    with _interrupts_of_dbt():
+        done = dbtRunner(manifest, [listen]).invoke([command, *options, *quiet, "--project-dir", str(PROJECT)])
     # else dbt keeps its last connection for the next command
     DuckDBConnectionManager.close_all_connections()
     if done.exception and not isinstance(done.exception, Exception):
@@ -66,6 +69,19 @@ def _invoke(command: str, *options: str, manifest: Any = None, hear: Hear | None
         errors += [str(done.exception)] if done.exception else []
         raise DbtError(f"dbt {command} failed: {' '.join(errors)[-2000:]}")
     return done.result
+
+
+@contextmanager
+def _interrupts_of_dbt() -> Iterator[None]:
+    """Ctrl-C as Python has it: dbt then cancels its statement and waits for its thread, at Dagster's it does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
