@@ -17,7 +17,7 @@ from dagster_project.predictions.assets import prediction_assets
 from dagster_project.predictions.explanations import explanation_assets
 from dagster_project.published.assets import report, snapshot
 from dagster_project.raw.assets import raw_assets
-from dagster_project.resources import Housing, dbt_resource, prepare_environment
+from dagster_project.resources import Housing, prepare_environment
 from dagster_project.training.assets import model_versions
 from dagster_project.training.experiments import model_selection, tuning_trials
 from dagster_project.transform.assets import transform_assets
@@ -57,7 +57,6 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
         ],
         resources={
             "housing": Housing(home=str(settings.home), dataset=settings.dataset),
-            "dbt": dbt_resource(),
             **resources,
         },
         # imports dominate a run, so all steps share one process

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
 
-from dagster_project.transform.project import PROJECT, DbtError
+from dagster_project.transform.dbt import environment_of, run_dbt
 from ml.contract import Contract, add_months
 from ml.params import Params
 from ml.promotion import carry_out, promote
@@ -95,7 +90,7 @@ def replay(
     own = replay_home(settings, plan.policy)
     with warehouse_lock(settings, f"housing replay {plan.policy}"):
         _prepare(settings, own, contract, plan, params)
-    with _environment(own), warehouse_lock(own, "housing replay"):
+    with environment_of(own), warehouse_lock(own, "housing replay"):
         months = plan.months
         done = _months_done(own)
         if not done:
@@ -167,7 +162,7 @@ def _state(connection: duckdb.DuckDBPyConnection, contract: Contract, plan: Plan
 
 
 def _start(own: Settings, contract: Contract, plan: Plan, params: Params) -> None:
-    _dbt(own, "build", "--select", "+training_dataset", "resource_type:seed", "--exclude", *STANDING)
+    run_dbt(own, "build", "--select", "+training_dataset", "resource_type:seed", "--exclude", *STANDING)
     with connect(own) as connection:
         through = f"{add_months(plan.first, -1):%Y-%m}"
         version = train_and_register(connection, own, contract, through=through, params=params, actor="replay").version
@@ -227,19 +222,7 @@ def _score(connection: duckdb.DuckDBPyConnection, own: Settings, contract: Contr
 
 
 def _judge(own: Settings, *models: str) -> None:
-    _dbt(own, "run", "--select", *[f"+{name}" for name in models or JUDGED], "--exclude", *STANDING)
-
-
-def _dbt(own: Settings, *arguments: str) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "dbt"), "--quiet", *arguments, "--project-dir", str(PROJECT)],
-        env={**os.environ, **own.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise DbtError(f"dbt {arguments[0]} failed in the replay: {(done.stdout + done.stderr).strip()[-2000:]}")
+    run_dbt(own, "run", "--select", *[f"+{name}" for name in models or JUDGED], "--exclude", *STANDING)
 
 
 def _months_done(own: Settings) -> set[date]:
@@ -258,18 +241,3 @@ def _bring_home(settings: Settings, own: Settings, contract: Contract, policy: P
         connection.execute("delete from monitoring.replay_months where policy = ?", [policy])
         connection.execute("insert into monitoring.replay_months by name select * from replayed")
         connection.execute("commit")
-
-
-@contextmanager
-def _environment(own: Settings) -> Iterator[None]:
-    """Variables of the replay's home, for what reads them in this process."""
-    before = {name: os.environ.get(name) for name in own.environment}
-    os.environ.update(own.environment)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

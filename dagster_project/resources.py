@@ -1,26 +1,19 @@
-"""What assets are given: settings, contract, the locked warehouse, dbt. No logic about data belongs here."""
+"""What assets are given: settings, contract, the locked warehouse. No logic about data belongs here."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 
 import dagster as dg
 import duckdb
-from dagster_dbt import DbtCliResource
-from packaging.version import Version
 
 from ml.contract import Contract, load
-from ml.settings import PROJECT_ROOT, Settings
+from ml.settings import Settings
 from ml.warehouse import connect, create_tables, warehouse_lock
-
-WAREHOUSE_PROJECT = PROJECT_ROOT / "warehouse"
 
 #: Every write to the DuckDB file goes through this pool (limit 1 in dagster.yaml) and the file lock behind it.
 POOL = "warehouse"
@@ -53,31 +46,6 @@ class Housing(dg.ConfigurableResource):
         with self.lock(context), connect(self.settings) as connection:
             create_tables(connection, self.contract)
             yield connection
-
-
-class Dbt(DbtCliResource):
-    """dbt as a child process and nothing more.
-
-    dagster-dbt also starts ``dbt --version`` for each run, and loads dbt into this process to fetch row counts and
-    columns: six seconds a step, for something that DuckDB does not allow (a second connection with other settings).
-    """
-
-    @cached_property
-    def _cli_version(self) -> Version:
-        return Version(metadata.version("dbt-core"))
-
-    def _initialize_dbt_core_adapter(self, args: Sequence[str]) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return None
-
-
-def dbt_resource() -> Dbt:
-    """dbt of this very interpreter, whether or not its folder is on PATH."""
-    return Dbt(
-        project_dir=os.fspath(WAREHOUSE_PROJECT),
-        profiles_dir=os.fspath(WAREHOUSE_PROJECT),
-        dbt_executable=os.fspath(Path(sys.executable).parent / "dbt"),
-        global_config_flags=["--no-use-colors"],
-    )
 
 
 def prepare_environment(settings: Settings) -> None:

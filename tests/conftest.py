@@ -7,12 +7,15 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pytest
 
+from dagster_project.transform.dbt import run_dbt
 from ml.contract import Contract, load
 from ml.settings import PROJECT_ROOT, QUIET, Settings
 from ml.warehouse import connect, create_tables
@@ -67,21 +70,21 @@ class Home:
             ingest(self.settings, self.contract, connection)
 
     def dbt(self, *arguments: str) -> str:
-        """Run dbt as a user would. Fails the test with dbt's own output."""
+        """Run dbt as the product does. Fails the test with dbt's own output."""
         # dbt parses all anew where the profile names another folder, so every home goes by one name
         here = self._dbt_target.parent
         (here / "current").unlink(missing_ok=True)
         (here / "current").symlink_to(self.settings.home, target_is_directory=True)
-        done = subprocess.run(
-            [str(Path(sys.executable).parent / "dbt"), *arguments, "--project-dir", str(PROJECT_ROOT / "warehouse")],
-            env={**self.environment, "HOUSING_HOME": "current"},
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-        return done.stdout
+        said: list[str] = []
+
+        def hear(event: Any) -> None:
+            if event.info.level != "debug":
+                said.append(event.info.msg)
+
+        with chdir(here):
+            variables = {"HOUSING_HOME": "current", "DBT_TARGET_PATH": str(self._dbt_target)}
+            run_dbt(self.settings, *arguments, hear=hear, variables=variables)
+        return "\n".join(said)
 
     def build(self, *arguments: str) -> None:
         """From raw to training_dataset, with data tests."""

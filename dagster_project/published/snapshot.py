@@ -284,10 +284,22 @@ def _finish(connection: duckdb.DuckDBPyConnection, settings: Settings, content: 
         """
     )
     for relation, parts in content.parts.items():
-        definition = [relation.schema, relation.table, list(relation.columns), list(relation.types)]
-        months = [[month, *found] for month, found in parts.items()] or [[None, None, None]]
-        connection.executemany(
-            "insert into snapshot.published.parts values (?, ?, ?, ?, ?, ?, ?)", [definition + m for m in months]
+        months = [(month, *found) for month, found in parts.items()] or [(None, None, None)]
+        # one statement a relation: executemany needs 1.5 ms for each of 2,500 months, four seconds in all
+        connection.execute(
+            """
+            insert into snapshot.published.parts
+            select
+                $schema, $name, $columns, $types,
+                unnest($months::date[]), unnest($n::bigint[]), unnest($content::varchar[])
+            """,
+            {
+                "schema": relation.schema,
+                "name": relation.table,
+                "columns": list(relation.columns),
+                "types": list(relation.types),
+                **dict(zip(("months", "n", "content"), map(list, zip(*months, strict=True)), strict=True)),
+            },
         )
     connection.execute("checkpoint snapshot")
     connection.execute("detach snapshot")

@@ -1,12 +1,18 @@
 """All dbt models as Dagster assets, their tests as asset checks. SQL belongs in ``warehouse/``."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtCliResource, dbt_assets
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, dbt_assets
+from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
+from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
+from dbt_common.events.base_types import EventMsg
+from dbt_common.events.functions import msg_to_dict
 
 from dagster_project.resources import POOL, Housing
+from dagster_project.transform.dbt import DbtError, run_dbt
 from dagster_project.transform.project import ensure_manifest, needs_full_refresh, remember_shape
 from ml.settings import Settings
 from ml.warehouse import connect, quoted
@@ -35,13 +41,12 @@ def transform_assets(settings: Settings) -> dg.AssetsDefinition:
         ),
         pool=POOL,
     )
-    def warehouse_models(context: dg.AssetExecutionContext, housing: Housing, dbt: DbtCliResource) -> Iterator[Any]:
+    def warehouse_models(context: dg.AssetExecutionContext, housing: Housing) -> Iterator[Any]:
         full_refresh = needs_full_refresh(housing.settings)
         if full_refresh:
             context.log.info("models, macros or the contract changed: everything is rebuilt")
         with housing.lock(context):
-            arguments = ["build", "--exclude-resource-type", "unit_test", *(["--full-refresh"] if full_refresh else [])]
-            yield from dbt.cli(arguments, context=context, target_path=housing.settings.dbt_target / "runs").stream()
+            yield from _build(context, housing.settings, *(["--full-refresh"] if full_refresh else []))
             if {key.path[0] for key in context.selected_asset_keys} >= {"staging", "features"}:
                 remember_shape(housing.settings)
             _observe_row_counts(context, housing.settings)
@@ -49,8 +54,34 @@ def transform_assets(settings: Settings) -> dg.AssetsDefinition:
     return warehouse_models
 
 
+def _build(context: dg.AssetExecutionContext, settings: Settings, *arguments: str) -> Iterator[Any]:
+    """What dbt built and tested of the selected assets, as Dagster's events. Raises DbtError after the last of them."""
+    # the translation of Dagster's selection into dbt's, and of dbt's events into Dagster's, are those of `dbt.cli(…)`
+    run = get_updated_cli_invocation_params_for_context(context, {}, LayerTranslator())
+    heard: list[DbtCoreCliEventMessage] = []
+
+    def hear(event: EventMsg) -> None:
+        if event.info.level != "debug":
+            heard.append(DbtCoreCliEventMessage(raw_event=msg_to_dict(event), event_history_metadata={}))
+            sys.stdout.write(f"{heard[-1]}\n")
+
+    selected = [
+        *run.selection_args,
+        *(["--indirect-selection", run.indirect_selection] if run.indirect_selection else []),
+    ]
+    failed: DbtError | None = None
+    try:
+        run_dbt(settings, "build", "--exclude-resource-type", "unit_test", *selected, *arguments, hear=hear)
+    except DbtError as error:
+        failed = error
+    for event in heard:
+        yield from event.to_default_asset_events(run.manifest, run.dagster_dbt_translator, context)
+    if failed:
+        raise failed
+
+
 def _observe_row_counts(context: dg.AssetExecutionContext, settings: Settings) -> None:
-    """Row counts of the tables just built. dbt's process has ended, so the file can be opened again."""
+    """Row counts of the tables just built. dbt has closed the file, so it can be opened again."""
     with connect(settings, read_only=True) as connection:
         tables = set(connection.execute("select schema_name, table_name from duckdb_tables()").fetchall())
         for key in sorted(context.selected_asset_keys):

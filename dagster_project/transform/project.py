@@ -6,18 +6,10 @@ Assets stand in ``assets.py``. Nothing here imports Dagster.
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+from dagster_project.transform.dbt import PROJECT, run_dbt
 from ml.settings import PROJECT_ROOT, Settings
-
-PROJECT = PROJECT_ROOT / "warehouse"
-
-
-class DbtError(RuntimeError):
-    """dbt could not read the project; the message is dbt's own."""
 
 
 def project_files(settings: Settings) -> list[Path]:
@@ -68,7 +60,7 @@ def ensure_manifest(settings: Settings) -> Path:
         return manifest
     settings.dbt_target.mkdir(parents=True, exist_ok=True)
     settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
-    _dbt(settings, "--quiet", "parse", "--write-json")
+    run_dbt(settings, "parse", "--write-json")
     stamp.write_text(wanted, encoding="utf-8")
     return manifest
 
@@ -76,16 +68,4 @@ def ensure_manifest(settings: Settings) -> Path:
 def build_staging(settings: Settings) -> None:
     """Make the views that tell the key of every landed row. The caller holds the lock, and no connection. DbtError."""
     selected = ("--select", "+int_observations_checked", "--resource-type", "model", "--resource-type", "seed")
-    _dbt(settings, "--quiet", "build", *selected)
-
-
-def _dbt(settings: Settings, *arguments: str) -> None:
-    done = subprocess.run(
-        [str(Path(sys.executable).parent / "dbt"), *arguments, "--project-dir", str(PROJECT)],
-        env={**os.environ, **settings.environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise DbtError(f"dbt could not read {PROJECT}: {(done.stdout + done.stderr).strip()[-2000:]}")
+    run_dbt(settings, "build", *selected)

@@ -1,0 +1,60 @@
+"""What runs in Dagster's own process to save time: its event log with files that stay open, and dbt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import cast
+
+import dagster as dg
+import pytest
+
+from dagster_project.event_log import OPEN_FILES, EventLog
+from dagster_project.resources import prepare_environment
+from dagster_project.transform.dbt import DbtError, run_dbt
+from ml.settings import Settings
+
+
+@dg.asset
+def something() -> dg.MaterializeResult:
+    return dg.MaterializeResult(metadata={"rows": 1})
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    made = Settings(home=tmp_path, dataset="hdb")
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    prepare_environment(made)
+    return made
+
+
+def test_events_of_many_runs_are_read_by_others_and_few_files_stay_open(settings: Settings) -> None:
+    with dg.DagsterInstance.get() as writes:
+        log = cast(EventLog, writes.event_log_storage)
+        assert type(log) is EventLog
+        runs = [dg.materialize([something], instance=writes).run_id for _ in range(OPEN_FILES + 2)]
+        assert len(log._engines) == OPEN_FILES
+        # as the UI does while a run goes on
+        with dg.DagsterInstance.get() as reads:
+            assert len(reads.fetch_materializations(something.key, limit=99).records) == len(runs)
+            assert all(any(e.is_dagster_event for e in reads.all_logs(run)) for run in runs)
+    assert not log._engines
+
+
+# a home made before this storage was there has Dagster's own, at the same place
+def test_events_stand_where_dagster_itself_would_look_for_them(settings: Settings) -> None:
+    with dg.DagsterInstance.get() as instance:
+        run = dg.materialize([something], instance=instance).run_id
+    (settings.dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    with dg.DagsterInstance.get() as instance:
+        assert type(instance.event_log_storage) is not EventLog
+        assert instance.all_logs(run)
+        assert len(instance.fetch_materializations(something.key, limit=9).records) == 1
+
+
+def test_a_dbt_that_fails_says_why_and_leaves_no_trace_in_the_process(settings: Settings) -> None:
+    before = dict(os.environ), Path.cwd()
+    with pytest.raises(DbtError, match="nothing has landed for dataset 'hdb'"):
+        run_dbt(settings, "build", "--select", "int_observations_checked", variables={"HOUSING_THREADS": "1"})
+    assert before == (dict(os.environ), Path.cwd())
