@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import queue
 from pathlib import Path
 from typing import cast
 
@@ -40,6 +41,23 @@ def test_events_of_many_runs_are_read_by_others_and_few_files_stay_open(settings
             assert len(reads.fetch_materializations(something.key, limit=99).records) == len(runs)
             assert all(any(e.is_dagster_event for e in reads.all_logs(run)) for run in runs)
     assert not log._engines
+
+
+def test_who_watches_a_run_hears_of_each_event_at_once(settings: Settings) -> None:
+    with dg.DagsterInstance.get() as writes, dg.DagsterInstance.get() as watches:
+        run = dg.materialize([something], instance=writes).run_id
+        stored = writes.all_logs(run)
+        heard: queue.Queue[str] = queue.Queue()
+
+        def hear(entry: dg.EventLogEntry, _: str) -> None:
+            heard.put(entry.message)
+
+        cursor = watches.event_log_storage.get_records_for_run(run).cursor
+        watches.watch_event_logs(run, cursor, hear)
+        for said in ("one", "two"):
+            writes.event_log_storage.store_event(stored[0]._replace(user_message=said, dagster_event=None))
+            assert heard.get(timeout=10) == said
+        watches.event_log_storage.end_watch(run, hear)
 
 
 # a home made before this storage was there has Dagster's own, at the same place
