@@ -15,14 +15,6 @@ def accuracy(home: Home, version: str, split: str = "holdout") -> dict[str, floa
     ).to_pylist()[0]
 
 
-def test_hdb_reaches_its_targets(tmp_path_factory: pytest.TempPathFactory) -> None:
-    made = real_home(tmp_path_factory)
-    model, persistence = accuracy(made, "v1"), accuracy(made, "persistence")
-    assert model["n"] == 52_475
-    assert model["mae"] <= 21_000 and model["mdape_pct"] <= 3.0 and model["within_10_pct"] >= 95, model
-    assert model["mae"] < persistence["mae"]
-
-
 def test_housets_sample_reaches_its_targets_without_same_month_sale_figures(home) -> None:
     made = home("housets")
     made.housing("run", "--from", str(real("housets", "HouseTS_sample.csv")))
@@ -52,3 +44,12 @@ def test_house_data_runs_without_dates(home) -> None:
     made.housing("run", "--from", str(real("house_data", "house_data.csv")), check=False)
     assert made.one("select sum(difference) from monitoring.reconciliation") == 0
     assert made.one("select count(*) from training.model_versions") == 1
+
+
+# last: by now another worker has built this home for the browser
+def test_hdb_reaches_its_targets(tmp_path_factory: pytest.TempPathFactory) -> None:
+    made = real_home(tmp_path_factory)
+    model, persistence = accuracy(made, "v1"), accuracy(made, "persistence")
+    assert model["n"] == 52_475
+    assert model["mae"] <= 21_000 and model["mdape_pct"] <= 3.0 and model["within_10_pct"] >= 95, model
+    assert model["mae"] < persistence["mae"]

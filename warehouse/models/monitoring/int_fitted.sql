@@ -27,8 +27,10 @@ model_versions as (
 ),
 
 observations as (
-    select * from {{ ref('training_dataset') }}
-    where split = 'train' and observation_id in (select observation_id from fitted_values)
+    select known.*
+    from {{ ref('training_dataset') }} as known
+    semi join fitted_values on known.observation_id = fitted_values.observation_id
+    where known.split = 'train'
 ),
 
 actuals as (
