@@ -56,7 +56,9 @@ class EventLog(SqliteEventLogStorage):
                 self.conn_string_for_shard(shard), connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS}
             )
             sqlalchemy.event.listen(engine, "connect", _trust_the_log)
-            self._initdb(engine)
+            if shard not in self._initialized_dbs:
+                self._initdb(engine)
+                self._initialized_dbs.add(shard)
             while len(self._engines) >= OPEN_FILES:
                 self._engines.pop(next(iter(self._engines))).dispose()
         self._engines[shard] = engine  # used last

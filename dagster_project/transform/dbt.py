@@ -38,11 +38,19 @@ def run_dbt(
     has no connection to the warehouse open: DuckDB refuses a second one with other settings.
     """
     with environment_of(settings, variables):
-        where = tuple(os.environ[name] for name in ("HOUSING_HOME", "HOUSING_DATASET", "DBT_TARGET_PATH"))
-        if command == "parse" or where not in _read:
-            _read[where] = _invoke("parse", *(options if command == "parse" else ()))
-        if command != "parse":
-            _invoke(command, *options, manifest=_read[where], hear=hear)
+        if (where := _where()) not in _read:
+            _read[where] = _invoke("parse")
+        _invoke(command, *options, manifest=_read[where], hear=hear)
+
+
+def write_manifest(settings: Settings) -> None:
+    """Read the project and write ``manifest.json`` into dbt's target folder. Raises DbtError."""
+    with environment_of(settings):
+        _read[_where()] = _invoke("parse", "--write-json")
+
+
+def _where() -> tuple[str, ...]:
+    return tuple(os.environ[name] for name in ("HOUSING_HOME", "HOUSING_DATASET", "DBT_TARGET_PATH"))
 
 
 def _invoke(command: str, *options: str, manifest: Any = None, hear: Hear | None = None) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from dagster_project.transform.dbt import PROJECT, run_dbt
+from dagster_project.transform.dbt import PROJECT, run_dbt, write_manifest
 from ml.settings import PROJECT_ROOT, Settings
 
 
@@ -60,7 +60,7 @@ def ensure_manifest(settings: Settings) -> Path:
         return manifest
     settings.dbt_target.mkdir(parents=True, exist_ok=True)
     settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
-    run_dbt(settings, "parse", "--write-json")
+    write_manifest(settings)
     stamp.write_text(wanted, encoding="utf-8")
     return manifest
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -460,7 +461,7 @@ def _records(answers: Answers, places: list[int], request_ids: list[str], now: d
     return [
         {**dict(zip(names, row, strict=True)), **more, "predicted_price": p, "run_id": request_id}
         for row, p, request_id in zip(rows, price, request_ids, strict=True)
-        if p == p and row[2]  # noqa: PLR0124 - NaN is not itself
+        if not math.isnan(p) and row[2]
     ]
 
 

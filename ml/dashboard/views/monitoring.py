@@ -20,6 +20,10 @@ DRIFTS = {
     "Wasserstein": "wasserstein",
 }
 
+#: Columns of every ratio study: level and uniformity, then fairness and the verdict.
+LEVEL = [Column("median_ratio", "Median ratio", 3), Column("cod", "COD, %", 1)]
+FAIRNESS = [Column("prd", "PRD", 3), Column("prb", "PRB", 3), Column("status", "Verdict")]
+
 WHOLE = {
     "prediction": "Predictions, against those of the training window",
     "residual": "Errors, against those of the evaluation",
@@ -100,13 +104,10 @@ def _ratios(page: Page, version: str, split: str) -> None:
             Column("split", "Split"),
             Column("series", "Price"),
             Column("n", "n", 0),
-            Column("median_ratio", "Median ratio", 3),
-            Column("cod", "COD, %", 1),
+            *LEVEL,
             Column("cod_lower", "from", 1),
             Column("cod_upper", "to", 1),
-            Column("prd", "PRD", 3),
-            Column("prb", "PRB", 3),
-            Column("status", "Verdict"),
+            *FAIRNESS,
         ]
         rows = [r | {"series": series_label(r["model_version"])} for r in splits]
         table(rows, columns, label="Ratio study by split; train is a sample of what the model learned from")
@@ -118,11 +119,8 @@ def _ratios(page: Page, version: str, split: str) -> None:
             Column("area", place.capitalize()),
             Column("n", "n", 0),
             Column("mdape_pct", "Median error, %", 2),
-            Column("median_ratio", "Median ratio", 3),
-            Column("cod", "COD, %", 1),
-            Column("prd", "PRD", 3),
-            Column("prb", "PRB", 3),
-            Column("status", "Verdict"),
+            *LEVEL,
+            *FAIRNESS,
         ]
         table(areas, columns, label="Ratio study by area")
 

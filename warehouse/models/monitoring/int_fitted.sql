@@ -82,10 +82,7 @@ final as (
         actuals.price_decile,
         together.predicted_price,
         actuals.actual_price,
-        actuals.is_price_valid,
-        together.predicted_price / actuals.actual_price as ratio,
-        together.predicted_price - actuals.actual_price as error,
-        100 * (together.predicted_price - actuals.actual_price) / actuals.actual_price as pct_error
+        actuals.is_price_valid
     from together
     inner join actuals on together.observation_id = actuals.observation_id
     where {{ is_positive('together.predicted_price') }} and actuals.actual_price > 0
