@@ -71,6 +71,9 @@ class Encoding(_Block):
 
     name: Name
     keys: list[Name]
+    bands: dict[Name, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="number columns among the keys, each in bands so many units wide: storey_mid: 6"
+    )
     months_back: tuple[int, int] = Field(description="first and last month before the row's month, 1 is last month")
     features: list[Literal["value", "n", "frequency"]] = Field(
         default=["value", "n"],
@@ -91,6 +94,11 @@ class Encoding(_Block):
     def _strictly_earlier(self) -> Self:
         _check_window(f"encoding {self.name}", self.months_back)
         return self
+
+    @property
+    def key_words(self) -> list[str]:
+        """Keys as readers are told of them: ``storey_mid by 6`` where one is cut into bands."""
+        return [f"{key} by {self.bands[key]:g}" if key in self.bands else key for key in self.keys]
 
 
 class ErrorGroup(_Block):
@@ -237,6 +245,8 @@ class Contract(_Block):
         usable = [c.name for c in self.columns if c.role == "feature" and c.type == "number"]
         for encoding in self.encodings:
             known(f"encodings.{encoding.name}.keys", encoding.keys, [*names, "area", "locality"])
+            numbers = [name for name in encoding.keys if name in usable]
+            known(f"encodings.{encoding.name}.bands", encoding.bands, numbers)
             compared = [encoding.differs_in] if encoding.differs_in else []
             # never the price, nor what leaks it: the row's own value enters the feature
             known(f"encodings.{encoding.name}.differs_in", compared, usable)

@@ -29,7 +29,7 @@ def feature_label(contract: Contract, feature: str) -> str:
         labels |= {f"{c.name}_is_{slug(value)}": f"{name} is {value}" for value in c.values}
     for e in contract.encodings:
         first, last = e.months_back
-        columns = [{"area": contract.area, "locality": contract.locality}.get(key, key) for key in e.keys]
+        columns = [{"area": contract.area, "locality": contract.locality}.get(key, key) for key in e.key_words]
         where = " + ".join(column.replace("_", " ") for column in columns) or "whole market"
         span = f"{last} months before" if first == last else f"months {first} to {last} before"
         span = f"{last} months" if first == 1 else span

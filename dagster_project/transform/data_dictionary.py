@@ -71,7 +71,7 @@ def _dataset(contract: Contract) -> list[str]:
             f"| {'; '.join(treatment)} | {_cell(c.description)} |"
         )
     encodings = [
-        f"| `{e.name}` | {', '.join(e.keys) or 'all rows'} | {e.months_back[0]} to {e.months_back[1]} |"
+        f"| `{e.name}` | {', '.join(e.key_words) or 'all rows'} | {e.months_back[0]} to {e.months_back[1]} |"
         for e in contract.encodings
     ]
     head = [

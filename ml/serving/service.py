@@ -531,7 +531,7 @@ def _known_keys(contract: Contract, snapshot: Snapshot, home: dict[str, Any]) ->
     known = {contract.area: home.get("area"), contract.locality: home.get("locality")}
     texts = {c.name for c in contract.columns if c.type == "text" and c.source}
     for e in sorted(contract.encodings, key=lambda e: -len(e.keys)):
-        if contract.locality in e.keys and home:
+        if contract.locality in e.keys and texts.issuperset(e.keys) and home:
             rows = snapshot.rows(
                 """
                 select key_value from features.encodings

@@ -109,6 +109,18 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
         lambda b: b["encodings"][0].update(keys=["road"]),
         ["encodings.town_3m.keys: 'road' is not one of id"],
     ),
+    "bands of a text": (
+        lambda b: b["encodings"][0].update(bands={"town": 3}),
+        ["encodings.town_3m.bands: 'town' is not one of (none defined)"],
+    ),
+    "bands of what is no key": (
+        lambda b: b["encodings"][0].update(bands={"area_sqm": 10}),
+        ["encodings.town_3m.bands: 'area_sqm' is not one of (none defined)"],
+    ),
+    "bands without width": (
+        lambda b: b["encodings"][0].update(keys=["town", "area_sqm"], bands={"area_sqm": 0}),
+        ["encodings.0.bands.area_sqm", "greater than 0"],
+    ),
     "difference in the price": (
         lambda b: b["encodings"][0].update(differs_in="paid"),
         ["encodings.town_3m.differs_in: 'paid' is not one of area_sqm"],

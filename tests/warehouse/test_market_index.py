@@ -100,3 +100,24 @@ def test_the_market_is_measured_on_like_homes_and_followed_within_a_month(built:
     assert changes[0] == pytest.approx(0, abs=0.02), "in the month of the fall nobody knows of it"
     assert changes[1] == pytest.approx(math.log(FALL), abs=0.02)
     assert changes[2] == pytest.approx(0, abs=0.02)
+
+
+def test_an_encoding_may_cut_a_number_of_its_key_into_bands(built: Home) -> None:
+    (rule,) = [e for e in built.contract.encodings if e.name == "kind_24m"]
+    width = rule.bands["storey_mid"]
+    index = {row["month"]: row["micro_index"] / 1e6 for row in built.query("from features.market_index").to_pylist()}
+    month = max(index)
+    before = sorted(index)[-WINDOW - 1 : -1]
+    known: dict[str, list[float]] = defaultdict(list)
+    for row in built.query("from intermediate.int_observations where is_price_valid").to_pylist():
+        if row["month"] in before:
+            parts = [row[key] if key not in rule.bands else float(row[key] // width) for key in rule.keys]
+            premium = math.log(row["price"] / row["floor_area_sqm"]) - index[row["month"]]
+            known["\x1f".join(map(str, parts))].append(premium + index[before[-1]])
+    found = built.query(
+        f"from features.encodings where encoding = 'kind_24m' and month = date '{month}' and key_value <> '__unseen__'"
+    ).to_pylist()
+    assert {row["key_value"]: row["n"] for row in found} == {key: len(prices) for key, prices in known.items()}
+    assert max(row["n"] for row in found) > 1
+    for row in found:
+        assert row["mean_log_price"] == pytest.approx(np.mean(known[row["key_value"]]), abs=3e-6)

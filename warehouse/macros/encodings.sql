@@ -2,21 +2,30 @@
   Point-in-time encodings by contract: names of key columns and the price level that features are relative to.
 #}
 
-{# Value of an encoding's key set; parts joined by a character that no key holds. #}
-{% macro encoding_key(keys) %}
+{# Value of a key set; parts joined by a character that no key holds. `bands` maps number columns to how wide a band is. #}
+{% macro encoding_key(keys, bands={}) %}
   {% if not keys %}{{ return("'all'") }}{% endif %}
-  {{ return('concat_ws(chr(31), ' ~ keys | join(', ') ~ ')' if keys | length > 1 else keys[0]) }}
+  {% set parts = [] %}
+  {% for key in keys %}{% do parts.append('floor(' ~ key ~ ' / ' ~ bands[key] ~ ')' if key in (bands or {}) else key) %}{% endfor %}
+  {{ return('concat_ws(chr(31), ' ~ parts | join(', ') ~ ')' if parts | length > 1 else parts[0]) }}
 {% endmacro %}
 
-{# Name of a key set; encodings of the same keys share their monthly sums. #}
-{% macro encoding_key_set(keys) %}{{ return('by_' ~ (keys | join('_and_') if keys else 'nothing')) }}{% endmacro %}
+{# Name of an encoding's key set; encodings of the same keys share their monthly sums. #}
+{% macro encoding_key_set(encoding) %}
+  {% set parts = [] %}
+  {% for key in encoding['keys'] %}
+    {% set width = (encoding.bands or {}).get(key) %}
+    {% do parts.append(key ~ ('_by_' ~ (width | string | replace('.', '_')) if width else '')) %}
+  {% endfor %}
+  {{ return('by_' ~ (parts | join('_and_') or 'nothing')) }}
+{% endmacro %}
 
-{# The key sets of the contract's encodings, each once. #}
+{# The key sets of the contract's encodings, each once: name and the SQL of its value. #}
 {% macro encoding_key_sets() %}
   {% set found = {} %}
-  {% for e in contract().encodings %}{% do found.update({encoding_key_set(e['keys']): e['keys']}) %}{% endfor %}
+  {% for e in contract().encodings %}{% do found.update({encoding_key_set(e): encoding_key(e['keys'], e.bands)}) %}{% endfor %}
   {% set out = [] %}
-  {% for name, keys in found.items() %}{% do out.append({'name': name, 'keys': keys}) %}{% endfor %}
+  {% for name, key in found.items() %}{% do out.append({'name': name, 'key': key}) %}{% endfor %}
   {{ return(out) }}
 {% endmacro %}
 

@@ -61,7 +61,7 @@ market_as_of as (
 
 {{ key_set.name }}_monthly as (
     select
-        {{ encoding_key(key_set['keys']) }} as key_value,
+        {{ key_set.key }} as key_value,
         month,
         count(*) as n,
         sum(micro_log_price) as micro_log_price
@@ -87,7 +87,7 @@ market_as_of as (
         source.micro_log_price,
         {{ compared[0] }} as micro_compared,
         {{ compared[1] }} as n_compared
-    from {{ encoding_key_set(e['keys']) }}_monthly as source
+    from {{ encoding_key_set(e) }}_monthly as source
     {%- else %}
     select
         source.key_value,
@@ -101,7 +101,7 @@ market_as_of as (
         {%- endif %}
         sum({{ compared[0] }}) as micro_compared,
         sum({{ compared[1] }}) as n_compared
-    from {{ encoding_key_set(e['keys']) }}_monthly as source
+    from {{ encoding_key_set(e) }}_monthly as source
     cross join {{ number_series(months[0], months[1]) }} as back
     {%- if e.indexed %}
     inner join market on source.month = market.month
