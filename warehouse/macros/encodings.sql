@@ -29,6 +29,11 @@
   {{ return(out) }}
 {% endmacro %}
 
+{# Months that the longest encoding looks back. #}
+{% macro longest_reach() %}
+  {{ return(((contract().encodings | map(attribute='months_back') | map('last') | list) + [1]) | max) }}
+{% endmacro %}
+
 {# What encodings average: the logarithm of the price, per unit of size where the contract names one. #}
 {% macro log_price() %}
   {% set size = contract().size %}

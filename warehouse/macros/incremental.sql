@@ -26,8 +26,7 @@
 
 {# Condition on `month` for the rows that the longest encoding reads for the months to be built. #}
 {% macro months_of_history(changed) %}
-  {% set windows = contract().encodings | map(attribute='months_back') | map('last') | list if execute and changed else [] %}
-  {{ return(from_month('month', add_months(changed, '-' ~ (windows + [0]) | max) if changed)) }}
+  {{ return(from_month('month', add_months(changed, '-' ~ longest_reach()) if changed)) }}
 {% endmacro %}
 
 {# Pre-hook, in the model's transaction: what will be built again is forgotten first. #}

@@ -1,17 +1,32 @@
 -- Integrity: no encoding has seen more rows than there were before its month, and the first month has none.
-with earlier as (
+with seen as (
     select
-        encodings.encoding,
-        encodings.month,
-        max(encodings.n) as n,
-        (
-            select count(*)
-            from {{ ref('int_observations') }} as observations
-            where observations.month < encodings.month and observations.is_price_valid
-        ) as possible
-    from {{ ref('encodings') }} as encodings
-    where encodings.key_value = '__unseen__'
-    group by encodings.encoding, encodings.month
+        encoding,
+        month,
+        max(n) as n
+    from {{ ref('encodings') }}
+    where key_value = '__unseen__'
+    group by encoding, month
+),
+
+priced as (
+    select
+        month,
+        count(*) as n
+    from {{ ref('int_observations') }}
+    where is_price_valid
+    group by month
+),
+
+earlier as (
+    select
+        seen.encoding,
+        seen.month,
+        seen.n,
+        coalesce(sum(priced.n), 0) as possible
+    from seen
+    left join priced on seen.month > priced.month
+    group by seen.encoding, seen.month, seen.n
 )
 
 select

@@ -8,8 +8,9 @@
 {%- set k = contract() %}
 {%- set unseen = "'__unseen__'" %}
 {%- set changed = changed_from() if execute and is_incremental() %}
+{%- set indexed = k.encodings | selectattr('indexed', 'defined') | selectattr('indexed') | list | length > 0 %}
 
--- Each month's priced rows are fanned out to the later months in which they count as history, then added up: a
+-- Each month's priced rows are added up by key, then fanned out to the later months in which they count as history: a
 -- row never reaches its own month. Logarithms are added as whole millionths, so that the sums are exact and an
 -- increment equals a full refresh bit for bit.
 -- depends_on: {{ ref('market_index') }}
@@ -38,7 +39,7 @@ history as (
     from observations
     where is_price_valid and {{ months_of_history(changed) }}
 )
-{%- if k.encodings | selectattr('indexed', 'defined') | selectattr('indexed') | list %},
+{%- if indexed %},
 
 market as (
     select * from {{ ref('market_index') }}
@@ -56,7 +57,26 @@ market_as_of as (
     cross join {{ number_series(1, 3) }} as back
     group by 1
 )
-{%- endif %}
+{%- endif %},
+
+-- which month counts as history of which, and how far the market moved between them
+reach as (
+    select
+        months.month as source_month,
+        back.number as months_back,
+        {{ add_months('months.month', 'back.number') }} as month
+        {%- if indexed %},
+        coalesce(market_as_of.micro_index - market.micro_index, 0) as micro_move
+        {%- endif %}
+    from (select distinct month from history) as months
+    cross join {{ number_series(1, longest_reach()) }} as back
+    inner join last_month on {{ add_months('months.month', 'back.number') }} <= last_month.month
+    {%- if indexed %}
+    inner join market on months.month = market.month
+    left join market_as_of on market_as_of.month = {{ add_months('months.month', 'back.number') }}
+    {%- endif %}
+    where {{ from_month(add_months('months.month', 'back.number'), changed) }}
+)
 {%- for key_set in encoding_key_sets() %},
 
 {{ key_set.name }}_monthly as (
@@ -64,9 +84,9 @@ market_as_of as (
         {{ key_set.key }} as key_value,
         month,
         count(*) as n,
-        sum(micro_log_price) as micro_log_price
+        cast(sum(micro_log_price) as bigint) as micro_log_price
         {%- for name in compared_columns() %},
-        sum(micro_{{ name }}) as micro_{{ name }},
+        cast(sum(micro_{{ name }}) as bigint) as micro_{{ name }},
         count(micro_{{ name }}) as n_{{ name }}
         {%- endfor %}
     from history
@@ -76,37 +96,31 @@ market_as_of as (
 {%- endfor %}
 {%- for e in k.encodings %}
 {%- set months = e.months_back %}
-{%- set compared = ['source.micro_' ~ e.differs_in, 'source.n_' ~ e.differs_in] if e.differs_in else ['cast(null as bigint)', 'cast(null as bigint)'] %},
+{%- set compared = ['micro_' ~ e.differs_in, 'n_' ~ e.differs_in] if e.differs_in else [] %}
+{#- each month relative to its own market, then brought to the market as it is known #}
+{%- set micro_log_price = 'source.micro_log_price' ~ (' + source.n * reach.micro_move' if e.indexed else '') %},
 
 {{ e.name }}_sums as (
-    {%- if months[0] == months[1] and not e.indexed %}
+    {%- if months[0] == months[1] %}
     select
         source.key_value,
-        {{ add_months('source.month', months[0]) }} as month,
+        reach.month,
         source.n,
-        source.micro_log_price,
-        {{ compared[0] }} as micro_compared,
-        {{ compared[1] }} as n_compared
+        {{ micro_log_price }} as micro_log_price,
+        {{ 'source.' ~ compared[0] if compared else 'cast(null as bigint)' }} as micro_compared,
+        {{ 'source.' ~ compared[1] if compared else 'cast(null as bigint)' }} as n_compared
     from {{ encoding_key_set(e) }}_monthly as source
+    inner join reach on source.month = reach.source_month and reach.months_back = {{ months[0] }}
     {%- else %}
     select
         source.key_value,
-        {{ add_months('source.month', 'back.number') }} as month,
-        sum(source.n) as n,
-        {%- if e.indexed %}
-        -- each month relative to its own market, then brought to the market as it is known
-        sum(source.micro_log_price + source.n * coalesce(market_as_of.micro_index - market.micro_index, 0)) as micro_log_price,
-        {%- else %}
-        sum(source.micro_log_price) as micro_log_price,
-        {%- endif %}
-        sum({{ compared[0] }}) as micro_compared,
-        sum({{ compared[1] }}) as n_compared
+        reach.month,
+        cast(sum(source.n) as bigint) as n,
+        cast(sum({{ micro_log_price }}) as bigint) as micro_log_price,
+        {{ 'cast(sum(source.' ~ compared[0] ~ ') as bigint)' if compared else 'cast(null as bigint)' }} as micro_compared,
+        {{ 'cast(sum(source.' ~ compared[1] ~ ') as bigint)' if compared else 'cast(null as bigint)' }} as n_compared
     from {{ encoding_key_set(e) }}_monthly as source
-    cross join {{ number_series(months[0], months[1]) }} as back
-    {%- if e.indexed %}
-    inner join market on source.month = market.month
-    left join market_as_of on market_as_of.month = {{ add_months('source.month', 'back.number') }}
-    {%- endif %}
+    inner join reach on source.month = reach.source_month and reach.months_back between {{ months[0] }} and {{ months[1] }}
     group by 1, 2
     {%- endif %}
 )
@@ -124,32 +138,25 @@ sums as (
     {%- endfor %}
 ),
 
-wanted as (
-    select sums.*
-    from sums
-    inner join last_month on sums.month <= last_month.month
-    where {{ from_month('sums.month', changed) }}
-),
-
 overall as (
     select encoding, month, sum(n) as n, sum(micro_log_price) as micro_log_price
-    from wanted
+    from sums
     group by 1, 2
 ),
 
 encoded as (
     select
-        wanted.encoding,
-        wanted.key_value,
-        wanted.month,
-        wanted.n,
-        wanted.micro_log_price / 1e6 / wanted.n as mean_log_price,
-        (wanted.micro_log_price / 1e6 + {{ k.smoothing | default(5.0) }} * (overall.micro_log_price / 1e6 / overall.n))
-        / (wanted.n + {{ k.smoothing | default(5.0) }}) as smoothed_log_price,
-        wanted.n / overall.n as frequency,
-        wanted.micro_compared / 1e6 / nullif(wanted.n_compared, 0) as mean_compared
-    from wanted
-    inner join overall on wanted.encoding = overall.encoding and wanted.month = overall.month
+        sums.encoding,
+        sums.key_value,
+        sums.month,
+        sums.n,
+        sums.micro_log_price / 1e6 / sums.n as mean_log_price,
+        (sums.micro_log_price / 1e6 + {{ k.smoothing | default(5.0) }} * (overall.micro_log_price / 1e6 / overall.n))
+        / (sums.n + {{ k.smoothing | default(5.0) }}) as smoothed_log_price,
+        sums.n / overall.n as frequency,
+        sums.micro_compared / 1e6 / nullif(sums.n_compared, 0) as mean_compared
+    from sums
+    inner join overall on sums.encoding = overall.encoding and sums.month = overall.month
 
     union all
 

@@ -7,7 +7,7 @@
 
 {%- set like = like_for_like() %}
 {%- set changed = changed_from() if execute and is_incremental() %}
-{%- set reach = like['months_back'][1] if like else 0 %}
+{%- set longest = like['months_back'][1] if like else 0 %}
 
 -- What is sold differs from month to month, so a mean price tells of the mix as much as of the market. A sale is
 -- therefore taken relative to what its like was paid above the market in the months before. Logarithms are added as
@@ -18,7 +18,7 @@ with priced as (
         {{ encoding_key(like['keys'], like.bands) if like else "'all'" }} as key_value,
         cast(round({{ log_price() if execute else '0' }} * 1000000) as bigint) as micro_log_price
     from {{ ref('int_observations') }}
-    where is_price_valid and {{ from_month('month', add_months(changed, '-' ~ reach) if changed) }}
+    where is_price_valid and {{ from_month('month', add_months(changed, '-' ~ longest) if changed) }}
 ),
 
 monthly as (
@@ -26,7 +26,7 @@ monthly as (
         key_value,
         month,
         count(*) as n,
-        sum(micro_log_price) as micro_log_price
+        cast(sum(micro_log_price) as bigint) as micro_log_price
     from priced
     where micro_log_price is not null
     group by 1, 2
@@ -42,14 +42,25 @@ market as (
 ),
 {%- if like %}
 
+-- which month counts as history of which
+reach as (
+    select
+        earlier.month as source_month,
+        earlier.micro_mean,
+        market.month
+    from market
+    cross join {{ number_series(like['months_back'][0], like['months_back'][1]) }} as back
+    inner join market as earlier on earlier.month = {{ add_months('market.month', '-back.number') }}
+    where {{ from_month('market.month', changed) }}
+),
+
 premiums as (
     select
         monthly.key_value,
-        {{ add_months('monthly.month', 'back.number') }} as month,
-        cast(round(sum(monthly.micro_log_price - monthly.n * market.micro_mean) / sum(monthly.n)) as bigint) as micro_premium
+        reach.month,
+        cast(round(sum(monthly.micro_log_price - monthly.n * reach.micro_mean) / sum(monthly.n)) as bigint) as micro_premium
     from monthly
-    inner join market on monthly.month = market.month
-    cross join {{ number_series(like['months_back'][0], like['months_back'][1]) }} as back
+    inner join reach on monthly.month = reach.source_month
     group by 1, 2
 ),
 

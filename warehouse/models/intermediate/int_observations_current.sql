@@ -4,14 +4,14 @@
 with labelled as (
     select * from {{ ref('int_observations_labelled') }}
 ),
+{%- if is_incremental() %}
 
 touched as (
     select distinct observation_id
     from labelled
-    {% if is_incremental() %}
     where _batch > {{ latest_value(this, '_batch') }}
-    {% endif %}
 ),
+{%- endif %}
 
 accepted as (
     select
@@ -20,7 +20,9 @@ accepted as (
         labelled._row,
         labelled._file
     from labelled
+    {%- if is_incremental() %}
     inner join touched on labelled.observation_id = touched.observation_id
+    {%- endif %}
     where
         {{ list_size('labelled.reasons') }} = 0
         -- a price is only looked at where it would be learned from
