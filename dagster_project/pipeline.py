@@ -5,6 +5,7 @@ Jobs run in this process and are recorded in the same Dagster instance as those 
 
 from __future__ import annotations
 
+import gc
 import getpass
 import hashlib
 import os
@@ -249,6 +250,8 @@ class _Session:
         self._lock = warehouse_lock(self._settings, self._purpose, lambda sentence: self._show(sentence, 0, 0))
         self._lock.__enter__()
         self._show("read the dbt project and start Dagster", 0, 0)
+        # what is imported stays: the garbage collector need not look for any of it
+        gc.disable()
         import warnings
 
         import dagster as dg
@@ -261,6 +264,8 @@ class _Session:
         self._instance = dg.DagsterInstance.get()
         self._forget_dead_runs()
         self._defs = build_defs(self._settings)
+        gc.freeze()
+        gc.enable()
         return self
 
     def __exit__(self, *error: Any) -> None:

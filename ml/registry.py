@@ -27,6 +27,7 @@ from urllib.request import url2pathname
 import duckdb
 import pyarrow as pa
 
+import ml.lean_xgboost  # noqa: F401 - before the others import XGBoost
 from ml.bundle import Bundle, seal_bundle, write_bundle, write_json
 from ml.contract import Contract
 from ml.dataset import IDENTITY, Selection, TrainingData, TrainingWindow, read, select, training_window

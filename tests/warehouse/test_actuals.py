@@ -265,6 +265,7 @@ TABLES = {
     "features.features": "* exclude (built_through_batch)",
     "features.encodings": "* exclude (built_through_batch)",
     "predictions.actuals": "*",
+    "predictions.predictions_matched": "*",
     "monitoring.accuracy_by_month": "* exclude (mae, rmse, r2, mape_pct)",  # sums in another order
     "monitoring.reconciliation": "*",
 }
@@ -356,6 +357,29 @@ def test_simulated_prices_are_shown_and_never_judged_nor_learned_from(story: tup
     assert home.one("select count(*) from features.features where month = date '2022-06-01' and price is not null") == 0
     assert home.one("select count(*) from predictions.predictions_matched where month = date '2022-06-01'") == 0
     assert home.one("select count(*) from predictions.actuals where source = 'simulated' and is_price_valid") == 0
+
+
+def test_matched_months_are_made_again_whatever_changed_in_them(story: tuple) -> None:
+    home, _ = story
+    folder = home.settings.home.with_name("matched")
+    shutil.copytree(home.settings.home, folder)
+    copy = Home(folder, "hdb", folder / "dbt" / "hdb")
+    table = "predictions.predictions_matched"
+    with connect(copy.settings) as connection:
+        # another price was said, a row is gone, one is new; what is stored is not what was built, and a month too many
+        connection.execute(f"""
+            update predictions.predictions set predicted_price = 1 where observation_id = '{IDS["2022-04"][1]}';
+            delete from predictions.predictions where observation_id = '{IDS["2022-04"][2]}';
+            insert into predictions.predictions by name
+            select * replace ('v2' as model_version) from predictions.predictions
+            where observation_id = '{IDS["2022-04"][3]}';
+            update {table} set ratio = 9 where month = date '2022-05-01';
+            insert into {table} by name select * replace (date '2000-01-01' as month) from {table}
+        """)
+    increment, refreshed = build(copy), build(copy, "--full-refresh")
+    assert increment[table] == refreshed[table]
+    told = [r for r in increment[table] if str(r["month"]).startswith("2022-04") and r["model_version"] in {"v1", "v2"}]
+    assert (len(told), min(r["predicted_price"] for r in told)) == (10, 1)
 
 
 def test_loads_of_later_prices_reconcile_and_equal_a_full_refresh(story: tuple) -> None:

@@ -41,3 +41,31 @@
 {% macro latest_value(relation, column) %}
   {{ return(run_query("select coalesce(max(" ~ column ~ "), -1) from " ~ relation).columns[0].values()[0]) }}
 {% endmacro %}
+
+{#
+  Pre-hook, in the model's transaction: months whose rows are not those that a select has now are forgotten. Compared is
+  what stands with what would be built, so that whatever made them differ, the result equals a full refresh.
+#}
+{% macro forget_months_unlike(now) %}
+  {% if execute and is_incremental() %}
+    delete from {{ this }} where month in (
+        select coalesce(now.month, standing.month)
+        from ({{ months_of(now) }}) as now
+        full outer join ({{ months_of('select * from ' ~ this) }}) as standing on now.month = standing.month
+        where now.n is distinct from standing.n or now.fingerprint is distinct from standing.fingerprint
+    )
+  {% endif %}
+{% endmacro %}
+
+{# Select: each month of a select with a fingerprint of its rows. #}
+{% macro months_of(rows) -%}
+    {%- set columns = adapter.get_columns_in_relation(this) | map(attribute='name') | list -%}
+    select month, count(*) as n, {{ content_fingerprint(columns) }} as fingerprint
+    from ({{ rows }}) as found
+    group by month
+{%- endmacro %}
+
+{# Condition on `month`: the model has no rows of it. #}
+{% macro missing_months() %}
+  {{ return('month not in (select month from ' ~ this ~ ')' if execute and is_incremental() else 'true') }}
+{% endmacro %}

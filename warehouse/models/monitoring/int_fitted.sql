@@ -1,4 +1,4 @@
-{{ config(materialized='view') }}
+{{ config(materialized='table') }}
 
 -- What versions say of a sample of the rows that they learned from, and what one would have said of the same rows
 -- without a model, beside the price. These are no predictions: they tell only how much of the error on other rows is

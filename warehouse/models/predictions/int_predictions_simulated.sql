@@ -1,4 +1,4 @@
-{{ config(materialized='view') }}
+{{ config(materialized='table') }}
 
 -- Predictions beside simulated prices. Apart from predictions_matched, so that nothing judges by them by mistake.
 with predictions as (
