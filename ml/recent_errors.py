@@ -102,7 +102,7 @@ class Corrections:
 
     def __init__(self, rule: RecentErrors, sums: pa.Table) -> None:
         self._priors = [group.prior for group in rule.groups]
-        self._sums: dict[tuple[int, str], tuple[int, int]] = {
+        self._sums: dict[tuple[int, str | None], tuple[int, int]] = {
             (row["level"], row["key_value"]): (row["n"], row["micro_error"]) for row in sums.to_pylist()
         }
 
@@ -111,10 +111,12 @@ class Corrections:
 
         Each row has a key for each group, as the macro error_keys makes them.
         """
-        flat = pc.list_flatten(error_keys).to_numpy()  # pyright: ignore
+        flat = pc.list_flatten(error_keys).combine_chunks()  # pyright: ignore
         mixed = np.zeros(len(error_keys))
         for level, prior in enumerate(self._priors, start=1):
-            keys = flat[level - 1 :: len(self._priors)].tolist()
-            sums = np.array([self._sums.get((level, key), (0, 0)) for key in keys], dtype=np.float64).reshape(-1, 2)
+            # a month's rows have few different keys
+            keys = flat[level - 1 :: len(self._priors)].dictionary_encode("encode")
+            known = [self._sums.get((level, key), (0, 0)) for key in keys.dictionary.to_pylist()]
+            sums = np.array(known, dtype=np.float64).reshape(-1, 2)[keys.indices.to_numpy()]
             mixed = (sums[:, 1] / 1e6 + prior * mixed) / (sums[:, 0] + prior)
         return mixed

@@ -25,6 +25,9 @@ from ml.warehouse import quoted
 
 T = TypeVar("T")
 
+#: Rows are priced side by side: those of small requests, and two halves of a large one, which must not hold up those.
+LANES = 3
+
 #: How the view joins an encoding, as DuckDB writes it down; what follows ON stands in brackets.
 JOIN = re.compile(r" LEFT JOIN encodings AS (\w+) ON (?=\()")
 #: What it joins by: name of the encoding, month and key.
@@ -129,7 +132,10 @@ class Values:
 
     def find(self, by: pa.ChunkedArray) -> pa.StructArray:
         """One struct a text; null where there is none."""
-        return self._rows.take(pa.array([self._place.get(key) for key in listed(by)], pa.int64()))
+        # the rows of a request have few different keys
+        different = by.combine_chunks().dictionary_encode()
+        places = pa.array([self._place.get(key) for key in different.dictionary.to_pylist()], pa.int64())
+        return self._rows.take(places.take(different.indices))
 
 
 class Encodings:
