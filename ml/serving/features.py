@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 #: Rows are priced side by side: those of small requests, and two halves of a large one, which must not hold up those.
 LANES = 3
+#: So many rows are looked up one by one.
+FEW_ROWS = 64
 
 #: How the view joins an encoding, as DuckDB writes it down; what follows ON stands in brackets.
 JOIN = re.compile(r" LEFT JOIN encodings AS (\w+) ON (?=\()")
@@ -132,10 +134,12 @@ class Values:
 
     def find(self, by: pa.ChunkedArray) -> pa.StructArray:
         """One struct a text; null where there is none."""
-        # the rows of a request have few different keys
-        different = by.combine_chunks().dictionary_encode()
-        places = pa.array([self._place.get(key) for key in different.dictionary.to_pylist()], pa.int64())
-        return self._rows.take(places.take(different.indices))
+        if len(by) <= FEW_ROWS:
+            return self._rows.take(pa.array([self._place.get(key) for key in listed(by)], pa.int64()))
+        # many rows have few different keys
+        keys = by.combine_chunks().dictionary_encode()
+        places = pa.array([self._place.get(key) for key in keys.dictionary.to_pylist()], pa.int64())
+        return self._rows.take(places.take(keys.indices))
 
 
 class Encodings:

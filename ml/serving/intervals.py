@@ -109,7 +109,7 @@ def rendered(template: str, relations: dict[str, str] | None = None) -> str:
 
 
 class _Places(dict[tuple[str | None, ...], int]):
-    """Places by TRAITS; an area without errors of its own has none of its own."""
+    """Places by TRAITS; an area without errors of its own has that of no area."""
 
     def __missing__(self, key: tuple[str | None, ...]) -> int:
         if key[-1] is None:
@@ -133,8 +133,10 @@ class _Factors:
         *limits, std, grade = zip(*(row[len(TRAITS) :] for row in rows), strict=True)
         return cls(
             _Places({row[: len(TRAITS)]: i for i, row in enumerate(rows)}),
-            np.array(limits, dtype=float), np.array(std, dtype=float), np.array(grade, dtype=object),
-        )  # fmt: skip
+            np.array(limits, dtype=float),
+            np.array(std, dtype=float),
+            np.array(grade, dtype=object),
+        )
 
 
 class Ranges:
@@ -161,42 +163,44 @@ class Ranges:
         limits, std, grade = np.full((6, n), np.nan), np.full(n, np.nan), np.full(n, None, dtype=object)
         # the latest calibration that is not later than the row's month
         at = np.searchsorted(self._months, traits["month"].to_numpy().astype("datetime64[D]"), side="right") - 1
-        place = traits["observation_id"].to_numpy()
-        for month in np.unique(at[at >= 0]):
+        row = traits["observation_id"].to_numpy()
+        classes = list(zip(*(listed(traits[name]) for name in TRAITS), strict=True))
+        for month in {*at.tolist()} - {-1}:
             mine = np.flatnonzero(at == month)
             factors = self._of_month(self._months[month].item())
-            classes = zip(*(listed(traits[name].take(mine)) for name in TRAITS), strict=True)
-            found = [factors.place[key] for key in classes]
-            limits[:, place[mine]] = price[place[mine]] * factors.limits[:, found]
-            std[place[mine]], grade[place[mine]] = factors.std[found], factors.grade[found]
+            found = [factors.place[classes[i]] for i in mine.tolist()]
+            limits[:, row[mine]] = price[row[mine]] * factors.limits[:, found]
+            std[row[mine]], grade[row[mine]] = factors.std[found], factors.grade[found]
         return dict(zip(RANGES, (*limits, std, grade), strict=True))
 
     def _of_month(self, month: date) -> _Factors:
         """Factors of all combinations of traits in a month by the very SQL of the batch, computed on first use."""
         if month not in self._factors:
-            with duckdb.connect(":memory:", config={"threads": 1}) as connection:
-                connection.register("given", self._calibration)
-                connection.register("grades", self._grades)
-                connection.execute(
-                    "create table calibration as "
-                    "select * replace ('asked' as model_version) from given where month = ?",
-                    [month],
-                )
-                connection.execute(GRID, {"months": [month]})
-                sql = rendered(
-                    (MODELS / "prediction_intervals.sql").read_text(encoding="utf-8"),
-                    {
-                        "int_prediction_traits": "grid",
-                        "interval_calibration": "calibration",
-                        "confidence_grades": "grades",
-                    },
-                )
-                found = connection.execute(
-                    f"select {', '.join(f'g.{t}' for t in TRAITS)}, {', '.join(f'p.{r}' for r in RANGES)} "
-                    f"from ({sql}) as p inner join grid as g on p.observation_id = g.observation_id"
-                ).fetchall()
-            self._factors[month] = _Factors.of(found)
+            self._factors[month] = _Factors.of(self._computed(month))
         return self._factors[month]
+
+    def _computed(self, month: date) -> list[tuple[Any, ...]]:
+        """TRAITS and RANGES of all combinations of traits."""
+        with duckdb.connect(":memory:", config={"threads": 1}) as connection:
+            connection.register("given", self._calibration)
+            connection.register("grades", self._grades)
+            connection.execute(
+                "create table calibration as select * replace ('asked' as model_version) from given where month = ?",
+                [month],
+            )
+            connection.execute(GRID, {"months": [month]})
+            sql = rendered(
+                (MODELS / "prediction_intervals.sql").read_text(encoding="utf-8"),
+                {
+                    "int_prediction_traits": "grid",
+                    "interval_calibration": "calibration",
+                    "confidence_grades": "grades",
+                },
+            )
+            return connection.execute(
+                f"select {', '.join(f'g.{t}' for t in TRAITS)}, {', '.join(f'p.{r}' for r in RANGES)} "
+                f"from ({sql}) as p inner join grid as g on p.observation_id = g.observation_id"
+            ).fetchall()
 
     def _traits(self, rows: pa.Table) -> pa.Table:
         """observation_id (place of the row), month and TRAITS of the rows that have a price."""
