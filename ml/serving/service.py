@@ -36,8 +36,10 @@ log = logging.getLogger("housing.api")
 
 #: Rows that are priced together; larger requests go alone, so that they do not hold up the small ones.
 BATCH_ROWS = 64
-#: A large request is cut into so many, priced by as many threads.
+#: A large request is cut into so many parts, priced by as many threads, but not into parts of fewer rows: two halves of
+#: 1,000 rows cost 79 ms of processor instead of 60.
 CUT_IN = 2
+PART_ROWS = 500
 #: Rows of the batch's own predictions that a new version must repeat before it answers.
 TEST_ROWS = 200
 #: How far it may be off, relative to the price.
@@ -281,7 +283,7 @@ class Service:
             self._after(priced, rows, [request_id for part, request_id, _ in asked for _ in part])
 
     async def _price_large(self, state: State, rows: list[dict[str, Any]]) -> Priced:
-        loop, size = asyncio.get_running_loop(), math.ceil(len(rows) / CUT_IN)
+        loop, size = asyncio.get_running_loop(), max(PART_ROWS, math.ceil(len(rows) / CUT_IN))
         cuts = range(0, len(rows), size)
         found = await asyncio.gather(
             *(loop.run_in_executor(self._many, self._price, state, rows[cut : cut + size]) for cut in cuts)
