@@ -102,9 +102,10 @@ class Corrections:
 
     def __init__(self, rule: RecentErrors, sums: pa.Table) -> None:
         self._priors = [group.prior for group in rule.groups]
-        self._sums: dict[tuple[int, str], tuple[int, int]] = {
-            (row["level"], row["key_value"]): (row["n"], row["micro_error"]) for row in sums.to_pylist()
-        }
+        by = zip(sums["level"].to_pylist(), sums["key_value"].to_pylist(), strict=True)
+        self._place = {key: i for i, key in enumerate(by)}
+        # in the last place nothing is known
+        self._n, self._micro_error = (np.append(sums[name].to_numpy(), 0.0) for name in ("n", "micro_error"))
 
     def of(self, error_keys: pa.ChunkedArray) -> np.ndarray:
         """Corrections (log) of rows by their ``error_keys``, float64 of shape (n,); 0 where nothing is known.
@@ -115,6 +116,6 @@ class Corrections:
         mixed = np.zeros(len(error_keys))
         for level, prior in enumerate(self._priors, start=1):
             keys = flat[level - 1 :: len(self._priors)].tolist()
-            sums = np.array([self._sums.get((level, key), (0, 0)) for key in keys], dtype=np.float64).reshape(-1, 2)
-            mixed = (sums[:, 1] / 1e6 + prior * mixed) / (sums[:, 0] + prior)
+            at = np.array([self._place.get((level, key), -1) for key in keys], dtype=np.int64)
+            mixed = (self._micro_error[at] / 1e6 + prior * mixed) / (self._n[at] + prior)
         return mixed

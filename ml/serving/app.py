@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -15,7 +16,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
-import numpy as np
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml.contract import Contract, load
 from ml.serving import journal
-from ml.serving.engine import Answers
+from ml.serving.engine import RANGES, Answers
 from ml.serving.features import listed
 from ml.serving.metrics import Metrics
 from ml.serving.problems import MEDIA_TYPE, TITLES, Problem, ProblemError, problem
@@ -141,13 +141,12 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
         priced, first = await service.price(parsed.rows, _id(request))
         try:
             n = len(parsed.rows)
-            mine = priced.answers[first : first + n]
-            for answers, places in _by_answers(mine):
-                metrics.count(answers, places)
-            if parsed.single and (reasons := mine[0][0].reasons[mine[0][1]]):
-                raise ProblemError(422, f"there is no price: {'; '.join(reasons)}", [_reason(r) for r in reasons])
+            for answers, part, _ in priced.of(first, n):
+                metrics.count(answers, part)
+                if parsed.single and (reasons := answers.reasons[part.start]):
+                    raise ProblemError(422, f"there is no price: {'; '.join(reasons)}", [_reason(r) for r in reasons])
             # many rows take long enough to hold up others
-            work = (priced, first, n, parsed.places)
+            work = (priced, first, parsed.places)
             rows = await asyncio.to_thread(_presented, *work) if n > BATCH_ROWS else _presented(*work)
             if explain:
                 more = await service.explain(priced, first, n)
@@ -277,45 +276,35 @@ def _about(service: Service) -> dict[str, Any]:
     }
 
 
-def _by_answers(mine: list[tuple[Answers, int]]) -> list[tuple[Answers, list[int]]]:
-    found: dict[int, tuple[Answers, list[int]]] = {}
-    for answers, i in mine:
-        found.setdefault(id(answers), (answers, []))[1].append(i)
-    return list(found.values())
+def _presented(priced: Priced, first: int, places: list[int]) -> list[dict[str, Any]]:
+    """Answers as the response shows them, in the order of the rows; ``places`` are theirs in the request."""
+    out: list[dict[str, Any]] = [{}] * len(places)
+    for answers, part, rows in priced.of(first, len(places)):
+        at = rows.tolist()
+        for i, shown in zip(at, _shown(answers, part, [places[i] for i in at]), strict=True):
+            out[i] = shown
+    return out
 
 
-def _presented(priced: Priced, first: int, n: int, places: list[int]) -> list[dict[str, Any]]:
-    """Answers as the response shows them, in the order of the rows."""
-    mine = priced.answers[first : first + n]
-    shown: dict[tuple[int, int], dict[str, Any]] = {}
-    for answers, at in _by_answers(mine):
-        # the rows of a request stand side by side among those of its batch
-        for i, row in zip(range(at[0], at[-1] + 1), _shown(answers, at[0], at[-1] + 1), strict=True):
-            shown[id(answers), i] = row
-    return [{"index": place, **shown[id(a), i]} for place, (a, i) in zip(places, mine, strict=True)]
-
-
-def _shown(answers: Answers, first: int, last: int) -> list[dict[str, Any]]:
-    part = slice(first, last)
-    ranges = {name: _nulls(values[part]) for name, values in answers.ranges.items()}
+def _shown(answers: Answers, part: slice, places: list[int]) -> list[dict[str, Any]]:
     version = answers.version.model_version
     out = []
-    for key, price, reasons, month, warnings, *r in zip(
-        listed(answers.checked["observation_id"].slice(first, last - first)),
+    for place, key, price, reasons, month, warnings, l50, u50, l80, u80, l95, u95, std, grade in zip(
+        places,
+        listed(answers.checked["observation_id"].slice(part.start, len(places))),
         answers.price[part].tolist(),
         answers.reasons[part],
         answers.encoding_month[part],
         answers.warnings[part],
-        *(ranges[n] for n in _RANGES),
+        *(answers.ranges[name][part].tolist() for name in RANGES),
         strict=True,
     ):
         if reasons:
-            errors = [_reason(reason) for reason in reasons]
-            out.append({"observation_id": key, "error": {"detail": "there is no price for this row", "errors": errors}})
+            error = {"detail": "there is no price for this row", "errors": [_reason(reason) for reason in reasons]}
+            out.append({"index": place, "observation_id": key, "error": error})
             continue
-        l50, u50, l80, u80, l95, u95, std, grade = r
         intervals = None
-        if l50 is not None:
+        if not math.isnan(l50):
             intervals = {
                 "50": {"lower": l50, "upper": u50},
                 "80": {"lower": l80, "upper": u80},
@@ -323,6 +312,7 @@ def _shown(answers: Answers, first: int, last: int) -> list[dict[str, Any]]:
             }
         out.append(
             {
+                "index": place,
                 "observation_id": key,
                 "predicted_price": price,
                 "intervals": intervals,
@@ -334,17 +324,6 @@ def _shown(answers: Answers, first: int, last: int) -> list[dict[str, Any]]:
             }
         )
     return out
-
-
-_RANGES = ("lower_50", "upper_50", "lower_80", "upper_80", "lower_95", "upper_95", "forecast_std_pct", "grade")
-
-
-def _nulls(values: np.ndarray) -> list[Any]:
-    """Values as JSON knows them: what is not known is null."""
-    out = values.astype(object)
-    if values.dtype != object:
-        out[np.isnan(values)] = None
-    return out.tolist()
 
 
 def _merged(parsed: Parsed, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

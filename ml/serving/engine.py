@@ -23,18 +23,12 @@ from ml.bundle import NO_LEVEL, Bundle, feature_matrix
 from ml.contract import Contract
 from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
-from ml.serving.features import Encodings, Features, listed, taken
+from ml.serving.features import LANES, Encodings, Features, listed, taken
 from ml.serving.intervals import RANGES, Ranges
 from ml.serving.snapshot import Snapshot
 from ml.serving.trees import Trees
 from ml.warehouse import quoted
 
-#: Requests of the newest month run side by side: a large one must not hold up the small ones.
-LANES = 2
-#: So many rows are faster without XGBoost.
-FEW_ROWS = 16
-#: So many rows are priced by one thread: threads that wait for each other cost more.
-SINGLE_ROWS = 64
 #: Earlier months kept ready; each costs a few megabytes and is made on first use.
 MONTHS_KEPT = 6
 
@@ -91,6 +85,14 @@ class Engine:
             )
         self.contract, self.snapshot, self.version, self.bundle = contract, snapshot, version, bundle
         self.month = snapshot.newest_month()
+        self._given = pa.struct(
+            [
+                (c.name, pa.float64() if c.type == "number" else pa.string())
+                for c in contract.sources.values()
+                if c.role not in {"price", "leak"}
+            ]
+        )
+        """What a row may say; the price and what leaks it is not among it."""
         self._schema = self._raw([]).schema
         encodings = Encodings(snapshot.encodings(contract, self.month))
         self._newest: queue.LifoQueue[Features] = queue.LifoQueue()
@@ -99,8 +101,6 @@ class Engine:
         self._earlier: OrderedDict[date, Features] = OrderedDict()
         self._earlier_lock = threading.Lock()
         self._trees = Trees(bundle.booster)
-        self._single = bundle.booster.copy()
-        self._single.set_param({"nthread": 1})
         self._corrections = lru_cache(MONTHS_KEPT)(partial(_corrections, contract, snapshot, version))
         self._known = _Known(contract, snapshot, version, bundle)
         calibration = snapshot.table(
@@ -132,7 +132,8 @@ class Engine:
         recent_error = self._recent_errors(features, encoded)
         price = np.full(len(x), np.nan)
         if usable.any():
-            price[usable] = np.exp(self._scores(x[usable]) + offset[usable] + recent_error[usable])
+            scores = self._trees.predict(x[usable]).astype(np.float64)
+            price[usable] = np.exp(scores + offset[usable] + recent_error[usable])
         ranges = self._ranges_of(checked, features, price)
         return Answers(
             version=self.version,
@@ -148,28 +149,12 @@ class Engine:
             warnings=self._known.warnings(checked, x, encoded, months, self.month),
         )
 
-    def _scores(self, x: np.ndarray) -> np.ndarray:
-        """What the trees say of rows, float64 of shape (n,)."""
-        if len(x) <= FEW_ROWS:
-            return self._trees.predict(x).astype(np.float64)
-        booster = self._single if len(x) <= SINGLE_ROWS else self.bundle.booster
-        # a missing value makes XGBoost take the slower way for all the rows that stand near it
-        order = np.argsort(np.isnan(x).any(axis=1), kind="stable")
-        scores = np.empty(len(x))
-        scores[order] = booster.inplace_predict(x[order])
-        return scores
-
     def _raw(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
         """Rows under the headers of the landed files. What a request need not say is null, as in a file."""
-        columns = {}
-        for header, column in self.contract.sources.items():
-            if column.role in {"price", "leak"}:
-                kind, values = pa.string(), [None] * len(rows)
-            else:
-                kind = pa.float64() if column.type == "number" else pa.string()
-                values = [row.get(column.name) for row in rows]
-            columns[header] = pa.array(values, kind)
-        return pa.table(columns)
+        given = pa.array(rows, self._given)
+        columns = dict(zip(self._given.names, given.flatten(), strict=True))
+        nothing = pa.nulls(len(rows), pa.string())
+        return pa.table({header: columns.get(c.name, nothing) for header, c in self.contract.sources.items()})
 
     def _features(self, encodings: Encodings) -> Features:
         keys = [ERROR_KEYS] if self.contract.recent_errors else []

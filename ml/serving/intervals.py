@@ -7,7 +7,8 @@ written in Python. What was learned from errors comes from the snapshot's ``pred
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -16,15 +17,13 @@ import jinja2
 import numpy as np
 import pyarrow as pa
 
-from ml.serving.features import Slot, fetched, listed, taken
+from ml.serving.features import LANES, Slot, fetched, listed, taken
 from ml.settings import PROJECT_ROOT
 
 WAREHOUSE = PROJECT_ROOT / "warehouse"
 MODELS = WAREHOUSE / "models" / "predictions"
 #: Where the two models use macros from.
 MACROS = ("intervals.sql", "metrics.sql")
-#: Requests that may ask side by side.
-LANES = 2
 #: Columns of an answer besides row and price.
 RANGES = (
     *(f"{side}_{level}" for level in ("50", "80", "95") for side in ("lower", "upper")),
@@ -109,6 +108,37 @@ def rendered(template: str, relations: dict[str, str] | None = None) -> str:
     return environment.from_string(template).render()
 
 
+class _Places(dict[tuple[str | None, ...], int]):
+    """Places by TRAITS; an area without errors of its own has that of no area."""
+
+    def __missing__(self, key: tuple[str | None, ...]) -> int:
+        if key[-1] is None:
+            raise KeyError(key)
+        return self[*key[:-1], None]
+
+
+@dataclass(frozen=True)
+class _Factors:
+    """What a price is multiplied by in a month, and what is said of it; one column a combination of traits."""
+
+    place: _Places
+    limits: np.ndarray
+    """shape (6, n)"""
+    std: np.ndarray
+    grade: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[Any, ...]]) -> _Factors:
+        """Of rows of TRAITS and RANGES."""
+        *limits, std, grade = zip(*(row[len(TRAITS) :] for row in rows), strict=True)
+        return cls(
+            _Places({row[: len(TRAITS)]: i for i, row in enumerate(rows)}),
+            np.array(limits, dtype=float),
+            np.array(std, dtype=float),
+            np.array(grade, dtype=object),
+        )
+
+
 class Ranges:
     """Ranges and grades of one model version's prices. Safe to use from several threads."""
 
@@ -117,7 +147,7 @@ class Ranges:
         self._calibration, self._grades = calibration, grades
         months = sorted(m for m in set(calibration["month"].to_pylist()))
         self._months = np.array(months, dtype="datetime64[D]")
-        self._factors: dict[date, dict[tuple[str | None, ...], tuple[Any, ...]]] = {}
+        self._factors: dict[date, _Factors] = {}
         self._lanes: queue.LifoQueue[_Traits] = queue.LifoQueue()
         for _ in range(LANES):
             self._lanes.put(_Traits())
@@ -130,51 +160,47 @@ class Ranges:
         n = rows.num_rows
         traits = self._traits(rows)
         price = rows["predicted_price"].to_numpy()
-        out: dict[str, np.ndarray] = {
-            name: np.full(n, None if name == "grade" else np.nan, dtype=object if name == "grade" else float)
-            for name in RANGES
-        }
+        limits, std, grade = np.full((6, n), np.nan), np.full(n, np.nan), np.full(n, None, dtype=object)
         # the latest calibration that is not later than the row's month
         at = np.searchsorted(self._months, traits["month"].to_numpy().astype("datetime64[D]"), side="right") - 1
-        classes = zip(*(listed(traits[name]) for name in TRAITS), strict=True)
-        by_month = {month: self._of_month(self._months[month].item()) for month in {*at.tolist()} if month >= 0}
-        place, factors = [], []
-        for i, month, key in zip(listed(traits["observation_id"]), at.tolist(), classes, strict=True):
-            if known := by_month.get(month):
-                # an area without errors of its own has no factor of its own
-                factors.append(known.get(key) or known[(*key[:3], None)])
-                place.append(i)
-        for name, values in zip(RANGES, zip(*factors, strict=True), strict=False):
-            plain = name in {"grade", "forecast_std_pct"}
-            out[name][place] = values if plain else price[place] * np.array(values)
-        return out
+        row = traits["observation_id"].to_numpy()
+        classes = list(zip(*(listed(traits[name]) for name in TRAITS), strict=True))
+        for month in {*at.tolist()} - {-1}:
+            mine = np.flatnonzero(at == month)
+            factors = self._of_month(self._months[month].item())
+            found = [factors.place[classes[i]] for i in mine.tolist()]
+            limits[:, row[mine]] = price[row[mine]] * factors.limits[:, found]
+            std[row[mine]], grade[row[mine]] = factors.std[found], factors.grade[found]
+        return dict(zip(RANGES, (*limits, std, grade), strict=True))
 
-    def _of_month(self, month: date) -> dict[tuple[str | None, ...], tuple[Any, ...]]:
+    def _of_month(self, month: date) -> _Factors:
         """Factors of all combinations of traits in a month by the very SQL of the batch, computed on first use."""
         if month not in self._factors:
-            with duckdb.connect(":memory:", config={"threads": 1}) as connection:
-                connection.register("given", self._calibration)
-                connection.register("grades", self._grades)
-                connection.execute(
-                    "create table calibration as "
-                    "select * replace ('asked' as model_version) from given where month = ?",
-                    [month],
-                )
-                connection.execute(GRID, {"months": [month]})
-                sql = rendered(
-                    (MODELS / "prediction_intervals.sql").read_text(encoding="utf-8"),
-                    {
-                        "int_prediction_traits": "grid",
-                        "interval_calibration": "calibration",
-                        "confidence_grades": "grades",
-                    },
-                )
-                found = connection.execute(
-                    f"select {', '.join(f'g.{t}' for t in TRAITS)}, {', '.join(f'p.{r}' for r in RANGES)} "
-                    f"from ({sql}) as p inner join grid as g on p.observation_id = g.observation_id"
-                ).fetchall()
-            self._factors[month] = {row[: len(TRAITS)]: row[len(TRAITS) :] for row in found}
+            self._factors[month] = _Factors.of(self._computed(month))
         return self._factors[month]
+
+    def _computed(self, month: date) -> list[tuple[Any, ...]]:
+        """TRAITS and RANGES of all combinations of traits."""
+        with duckdb.connect(":memory:", config={"threads": 1}) as connection:
+            connection.register("given", self._calibration)
+            connection.register("grades", self._grades)
+            connection.execute(
+                "create table calibration as select * replace ('asked' as model_version) from given where month = ?",
+                [month],
+            )
+            connection.execute(GRID, {"months": [month]})
+            sql = rendered(
+                (MODELS / "prediction_intervals.sql").read_text(encoding="utf-8"),
+                {
+                    "int_prediction_traits": "grid",
+                    "interval_calibration": "calibration",
+                    "confidence_grades": "grades",
+                },
+            )
+            return connection.execute(
+                f"select {', '.join(f'g.{t}' for t in TRAITS)}, {', '.join(f'p.{r}' for r in RANGES)} "
+                f"from ({sql}) as p inner join grid as g on p.observation_id = g.observation_id"
+            ).fetchall()
 
     def _traits(self, rows: pa.Table) -> pa.Table:
         """observation_id (place of the row), month and TRAITS of the rows that have a price."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter as Counts
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -56,24 +56,20 @@ class Metrics:
             self.swaps.labels(result)
         self._priced = self._unlike = 0
 
-    def count(self, answers: Answers, places: Sequence[int]) -> None:
+    def count(self, answers: Answers, part: slice) -> None:
         """Count the answers to some rows of a served role; what a shadow says is only in the journal."""
         version, role = answers.version.model_version, answers.role
-        grades, counts = np.unique(answers.ranges["grade"][places].astype(str), return_counts=True)
-        for grade, n in zip(grades, counts, strict=True):
-            if grade != "None":
-                self.predictions.labels(version, role, grade).inc(int(n))
-        priced = ~np.isnan(answers.price[places])
-        ungraded = int(priced.sum()) - int(counts[grades != "None"].sum())
-        if ungraded:
-            self.predictions.labels(version, role, "none").inc(ungraded)
-        if len(priced) - priced.sum():
-            self.refused.labels("no_price").inc(int(len(priced) - priced.sum()))
+        priced = ~np.isnan(answers.price[part])
+        n = int(priced.sum())
+        for grade, graded in Counts((answers.ranges["grade"][part][priced]).tolist()).items():
+            self.predictions.labels(version, role, grade or "none").inc(graded)
+        if n < len(priced):
+            self.refused.labels("no_price").inc(len(priced) - n)
         unlike = sum(
-            1 for p, i in zip(priced.tolist(), places, strict=True)
-            if p and any(w["code"] in OUT_OF_RANGE for w in answers.warnings[i])
+            1 for p, warnings in zip(priced.tolist(), answers.warnings[part], strict=True)
+            if p and any(w["code"] in OUT_OF_RANGE for w in warnings)
         )  # fmt: skip
-        self._priced += int(priced.sum())
+        self._priced += n
         self._unlike += unlike
         if unlike:
             self.out_of_range.inc(unlike)

@@ -1,8 +1,9 @@
-"""A booster's trees for one row or a few, bit for bit as XGBoost adds them up.
+"""What a booster's trees say, bit for bit as XGBoost adds them up, but sooner.
 
 XGBoost 3.2 visits every node of every tree before it predicts, to know how deep they are: for one row that is most of
-its time and throws everything else out of the processor's cache. Here only the nodes on the row's way are visited, one
-step down all trees at a time. Many rows belong to the booster itself.
+its time and throws everything else out of the processor's cache. So for few rows only the nodes on their way are
+visited, one step down all trees at a time. Many rows are left to XGBoost, but some trees at a time: it sends 64 rows
+down all trees before the next 64, and a thousand trees do not fit into a core's cache.
 """
 
 from __future__ import annotations
@@ -14,12 +15,20 @@ import xgboost as xgb
 
 from ml.bundle import BundleError
 
+#: So many rows are faster without XGBoost.
+FEW_ROWS = 16
+#: Nodes of the trees that many rows go down at a time. XGBoost's take 20 bytes each; measured from 5,000 to 80,000.
+NODES = 40_000
+
 
 class Trees:
     """Trees of a booster of one target whose splits are numeric. Safe to use from several threads."""
 
     def __init__(self, booster: xgb.Booster) -> None:
         """Take the trees apart. Raises BundleError for a booster of another kind."""
+        self._booster = booster.copy()
+        # requests run side by side; threads of one that wait for each other cost more
+        self._booster.set_param({"nthread": 1})
         learner = json.loads(bytes(booster.save_raw("json")))["learner"]
         trees = learner["gradient_booster"]["model"]["trees"]
         if learner["objective"]["name"] != "reg:squarederror" or any(tree["categories"] for tree in trees):
@@ -44,9 +53,25 @@ class Trees:
         while not leaf[nodes].all():
             nodes = np.unique(self._next[nodes])
             self._depth += 1
+        rounds = booster.num_boosted_rounds()
+        step = max(1, rounds * NODES // len(left))
+        self._parts = [(first, min(rounds, first + step)) for first in range(0, rounds, step)]
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Margins, float32 of shape (n,); ``x`` is float32 of shape (n, features) with NaN for missing values."""
+        return self._of_few(x) if len(x) <= FEW_ROWS else self._of_many(x)
+
+    def _of_many(self, x: np.ndarray) -> np.ndarray:
+        # a missing value makes XGBoost take the slower way for all the rows that stand near it
+        order = np.argsort(np.isnan(x).any(axis=1), kind="stable")
+        rows, sums = x[order], None
+        for part in self._parts:
+            sums = self._booster.inplace_predict(rows, iteration_range=part, base_margin=sums)
+        out = np.empty(len(x), dtype=np.float32)
+        out[order] = sums
+        return out
+
+    def _of_few(self, x: np.ndarray) -> np.ndarray:
         rows = np.arange(len(x))[:, None]
         node = np.repeat(self._roots[None], len(x), axis=0)
         for _ in range(self._depth):

@@ -80,8 +80,11 @@ def test_both_parts_with_a_dictionary_between_give_what_the_whole_view_gives(
     unseen = memory.execute(f"{cut.keyed} select * from unseen").to_arrow_table()
     encodings = Encodings(ENCODINGS)
     for k in cut.lookups:
-        values = Values(unseen, unseen["month"].cast("string")) if k.alias == "unseen" else encodings.of(k.encoding)
-        before = before.append_column(k.alias, values.find(before[k.by]))
+        values = Values(unseen, unseen["month"], ["unseen"]) if k.alias == "unseen" else encodings.of(k.encoding)
+        found = values.find(before[cut.by[k.month]].to_pylist(), before[cut.by[k.key]].to_pylist())
+        before = before.append_column(k.alias, found)
+    # both joins ask for the same key
+    assert len(cut.by) == 4
     # what the part after the lookups does not read may go
     memory.execute("drop view features_as_of")
     memory.unregister("all_encodings")

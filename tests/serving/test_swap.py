@@ -166,8 +166,9 @@ def test_a_canary_answers_its_share_of_keys_and_always_the_same(own: Home, raw: 
     crown(own, "v1", "v2")
     service, state = service_of(own, "canary", canary_share=0.3)
     rows = [{k: v for k, v in row.items() if k != "want"} for row in raw[:200]]
-    priced = service._price(state, rows)
-    by = [a.version.model_version for a, _ in priced.answers]
+    [(champion, at), (challenger, canary)] = service._price(state, rows)
+    assert sorted([*at, *canary]) == list(range(200))
+    by = [(challenger if i in canary else champion).version.model_version for i in range(200)]
     want = ["v2" if serves_canary(row["want"]["observation_id"], 0.3) else "v1" for row in raw[:200]]
     assert by == want
     assert 0.15 < by.count("v2") / 200 < 0.45
