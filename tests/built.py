@@ -30,8 +30,8 @@ def _built(factory: pytest.TempPathFactory, dataset: str) -> Path:
             for left in ("home", "copy"):
                 shutil.rmtree(root / left, ignore_errors=True)
             if dataset == "housets":
-                home.housing("generate", str(root / "housets.csv"), "--rows", "20000", "--seed", "3")
-                said = home.housing("run", "--from", str(root / "housets.csv")).stdout
+                home.typed("generate", str(root / "housets.csv"), "--rows", "20000", "--seed", "3")
+                said = home.typed("run", "--from", str(root / "housets.csv")).stdout
                 shutil.copytree(root / "home", root / "copy", symlinks=True)
             else:
                 said = home.housing("run", "--from", str(real(dataset))).stdout
