@@ -80,7 +80,7 @@ class Command:
     def wait_until(self, begun: Callable[[], bool]) -> None:
         """Until something has begun, or the command ended without."""
         while self.is_running and not begun():
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     def kill(self) -> bool:
         """kill -9 the whole process group. Was it in time?"""
