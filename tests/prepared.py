@@ -40,7 +40,8 @@ _context.set_forkserver_preload(MODULES)
 
 def forked(target: Callable[..., None], *arguments: Any, environment: dict[str, str] | None = None) -> BaseProcess:
     """A process that runs a function of a module, which it imports if it has not."""
-    process = _context.Process(target=_run, args=(target, arguments, environment or dict(os.environ)))
+    # a daemon is ended with us
+    process = _context.Process(target=_run, args=(target, arguments, environment or dict(os.environ)), daemon=True)
     # the first start makes the process to fork from, which finds its modules where it stands
     with chdir(PROJECT_ROOT):
         process.start()
