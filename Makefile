@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export DO_NOT_TRACK=1
+# some images set it, and then every process compiles the product anew: a second of each start
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test tests ui api dashboard lint fmt docs bench clean
 
@@ -21,7 +23,6 @@ dashboard: .venv/installed
 test: .venv/dev
 	@$(MAKE) --no-print-directory --jobs=2 lint tests
 
-# in the order of the folders, so that the long end-to-end modules do not come last
 tests: .venv/dev
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder \
 		--durations 12

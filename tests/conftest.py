@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from ml.contract import Contract, load
 from ml.settings import PROJECT_ROOT, QUIET, Settings
 from ml.warehouse import connect, create_tables
 from tests import factories
+from tests.prepared import Command
 
 os.environ.update(QUIET)
 
@@ -98,35 +98,31 @@ class Home:
     def one(self, sql: str) -> object:
         return self.query(sql).column(0)[0].as_py()
 
-    def started(self, *arguments: str, until: str) -> subprocess.Popen[str]:
-        """The command line in a process group of its own that has begun the step ``until``, or has ended before."""
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "housing"), *arguments],
-            env={**os.environ, **self.settings.environment},
-            cwd=self.settings.home.parent,
-            stderr=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
-        assert process.stderr is not None
-        for line in process.stderr:
-            if until in line:
-                break
-        return process
+    def started(self, *arguments: str) -> Command:
+        """The command line in a process of its own that was ready to start; see ``tests/prepared.py``."""
+        return Command(arguments, {**os.environ, **self.settings.environment}, self.settings.home.parent)
 
-    def killed(self, *arguments: str, during: str, delay_s: float = 0.05) -> bool:
-        """kill -9 the command's whole process group ``delay_s`` into a step. Was it in time?"""
-        process = self.started(*arguments, until=during)
-        time.sleep(delay_s)
-        running = process.poll() is None
-        if running:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return running
+    def killed(self, *arguments: str, during: str) -> bool:
+        """kill -9 the command's whole process group right after it began a step. Was it in time?"""
+        command = self.started(*arguments)
+        command.wait_to_say(during)
+        time.sleep(0.05)
+        return command.kill()
+
+    def killed_in_dbt(self, *arguments: str, during: str) -> bool:
+        """The same while dbt makes a model, whose statement it writes down before."""
+        file = self.settings.dbt_target / "run" / "housing" / "models" / f"{during}.sql"
+        file.unlink(missing_ok=True)
+        command = self.started(*arguments)
+        command.wait_until(file.exists)
+        return command.kill()
 
     def housing(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """The command line in a process of its own."""
+        """The command line in a process of its own that was ready to start."""
+        return _checked(self.started(*arguments).wait(), check)
+
+    def typed(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """The command line as a user starts it, from nothing."""
         done = subprocess.run(
             [str(Path(sys.executable).parent / "housing"), *arguments],
             env={**os.environ, **self.settings.environment},
@@ -135,9 +131,18 @@ class Home:
             text=True,
             check=False,
         )
-        if check:
-            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done
+        return _checked(done, check)
+
+
+def _checked(done: subprocess.CompletedProcess[str], check: bool) -> subprocess.CompletedProcess[str]:
+    if check:
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long modules first: none is left at the end, and who needs the homes that these build does not wait."""
+    items.sort(key=lambda item: item.path.parent.name != "end_to_end")
 
 
 @pytest.fixture(scope="session")

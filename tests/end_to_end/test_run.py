@@ -1,8 +1,12 @@
-"""The README, typed by a new user: `housing …` in a process of its own, on a synthetic file."""
+"""The README, typed by a new user: `housing …` in a process of its own, on a synthetic file.
+
+First commands and short ones start from nothing (``typed``), long ones from a process that was ready (``housing``).
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import date
@@ -56,7 +60,7 @@ def test_the_first_run_ends_with_a_readable_summary(run: tuple[Home, str]) -> No
 
 def test_a_second_run_with_nothing_new_changes_no_row_and_does_next_to_nothing(synthetic: Home) -> None:
     before, stamp = fingerprints(synthetic), synthetic.settings.published.stat().st_mtime_ns
-    again = synthetic.housing("run")
+    again = synthetic.typed("run")
     assert "nothing new" in again.stderr
     assert fingerprints(synthetic) == before
     assert synthetic.settings.published.stat().st_mtime_ns == stamp
@@ -71,7 +75,8 @@ def test_plain_dbt_makes_the_same_tables(synthetic: Home) -> None:
     before = content()
     done = subprocess.run(
         [str(Path(sys.executable).parent / "dbt"), "build", "--project-dir", str(PROJECT_ROOT / "warehouse")],
-        env=synthetic.environment, capture_output=True, text=True, check=False,
+        # in the folder where the first run's dbt has left what it read of the project
+        env={**os.environ, **synthetic.settings.environment}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert "PASS=" in done.stdout and "ERROR=0" in done.stdout
@@ -79,7 +84,7 @@ def test_plain_dbt_makes_the_same_tables(synthetic: Home) -> None:
 
 
 def test_status_is_json_for_programs(synthetic: Home) -> None:
-    figures = json.loads(synthetic.housing("status", "--format", "json").stdout)
+    figures = json.loads(synthetic.typed("status", "--format", "json").stdout)
     assert figures["champion"]["model_version"] == "v1"
     rows = figures["rows"]
     accepted = rows["train"] + rows["eval"] + rows["holdout"] + rows["to_score"]
@@ -99,9 +104,9 @@ def test_the_reports_pictures_are_artifacts_of_the_champions_run(synthetic: Home
 
 
 def test_sql_answers_and_refuses(synthetic: Home) -> None:
-    answer = synthetic.housing("sql", "select count(*) as n from predictions.predictions", "--format", "json")
+    answer = synthetic.typed("sql", "select count(*) as n from predictions.predictions", "--format", "json")
     assert json.loads(answer.stdout)[0]["n"] > 0
-    refused = synthetic.housing("sql", "copy predictions.predictions to 'x.csv'", check=False)
+    refused = synthetic.typed("sql", "copy predictions.predictions to 'x.csv'", check=False)
     assert refused.returncode != 0
     assert len(refused.stderr.strip().splitlines()) == 1
 
@@ -173,11 +178,11 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
 
     # while the champion scores a month, a person moves the alias: it waits for its turn
     for command, said in ((["promote", "v2"], "champion is v2"), (["rollback"], "champion is v1")):
-        scoring = synthetic.started("score", "--month", "2024-04", until="score")
-        assert scoring.poll() is None
+        scoring = synthetic.started("score", "--month", "2024-04")
+        scoring.wait_to_say("score")
+        assert scoring.is_running
         assert said in synthetic.housing(*command).stdout
-        scoring.communicate()
-        assert scoring.returncode == 0
+        assert scoring.wait().returncode == 0
     assert synthetic.one("select model_version from training.model_versions where status = 'champion'") == "v1"
     assert synthetic.query(f"{mine} and split <> 'eval' order by all").equals(before)
 
@@ -195,7 +200,7 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
 def test_a_mistake_gets_one_sentence_and_a_non_zero_status(
     synthetic: Home, arguments: list[str], sentence: str
 ) -> None:
-    done = synthetic.housing(*arguments, check=False)
+    done = synthetic.typed(*arguments, check=False)
     assert done.returncode != 0
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

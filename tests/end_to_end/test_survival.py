@@ -44,10 +44,10 @@ def test_a_run_killed_at_every_step_ends_with_the_rows_of_an_undisturbed_one(hom
     for made in (killed, undisturbed):
         made.land("history.csv", factories.without_month(rows, "2023-12"))
     struck = {step: killed.killed("run", during=step) for step in STEPS}
-    # dbt comes right after the load: strike once more, in the middle of it
+    # and in the middle of dbt
     for made in (killed, undisturbed):
         made.land("last_month.csv", factories.with_month(rows, "2023-12"))
-    struck["dbt"] = killed.killed("run", during=STEPS[0], delay_s=4.0)
+    struck["dbt"] = killed.killed_in_dbt("run", during="features/features")
     killed.housing("run")
     undisturbed.housing("run")
     assert undisturbed.one("select count(*) from predictions.predictions where split = 'holdout'")

@@ -27,6 +27,7 @@ from ml.score import score_months
 from ml.settings import PROJECT_ROOT
 from ml.warehouse import connect
 from tests import factories
+from tests.built import built_once
 from tests.conftest import REAL_DATA, Home
 
 #: Scored months; the second one is the newest with encodings of prices before it.
@@ -38,10 +39,19 @@ FILES += ["2022-01.csv", "2022-02.csv"]
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Home:
-    """A published home; do not change it, take ``copied`` for that."""
+    """A published home, the same for all workers; do not change it, take ``copied`` for that."""
+
+    def home(root: Path) -> Home:
+        # dbt keeps what it read for each worker
+        return Home(root / "home", "hdb", dbt_targets / "hdb")
+
+    return home(built_once(tmp_path_factory, "served", lambda root: publish_small(home(root))))
+
+
+def publish_small(home: Home) -> str:
+    """Load, build, train, score and publish few months."""
     from dagster_project.published.snapshot import publish
 
-    home = Home(tmp_path_factory.mktemp("served"), "hdb", dbt_targets / "hdb")
     home.settings.landing.mkdir(parents=True)
     home.settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
     real = [REAL_DATA / "hdb" / name for name in FILES]
@@ -59,7 +69,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Home:
         score_months(connection, home.settings, home.contract, version, MONTHS, run_id="test")
     home.dbt("build", "--exclude", "resource_type:unit_test", "test_type:data", "--select", *RANGES)
     publish(home.settings)
-    return home
+    return version.model_version
 
 
 RANGES = ("confidence_grades", "+prediction_intervals", "--exclude", "+training_dataset")

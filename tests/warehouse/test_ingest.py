@@ -10,10 +10,9 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -24,10 +23,11 @@ from dagster_project.raw.landing import FileOutcome, IngestResult, LandingError,
 from dagster_project.raw.structure import csv_layout, read_bytes
 from expectations import predictions, raw_file, runner
 from ml.contract import Contract, load
-from ml.settings import PROJECT_ROOT, Settings
+from ml.settings import Settings
 from ml.warehouse import connect
 from tests import factories
 from tests.conftest import Home, real
+from tests.prepared import forked
 
 HEADER = "price,sqft,bedrooms,bathrooms,location,year_built,condition"
 LINES = [f"{250_000 + i},{1000 + i},3,1.5,'Suburb',{1950 + i},Good" for i in range(50)]
@@ -398,29 +398,26 @@ def test_a_file_that_is_still_being_written_is_left_for_the_next_run(home) -> No
 
 # Killed -------------------------------------------------------------------------------------------------------------
 
-KILLED_RUN = """
-import os, signal, sys
-from pathlib import Path
-from dagster_project.raw.landing import ingest
-from ml.contract import load
-from ml.settings import Settings
-from ml.warehouse import connect
 
 class DiesAt:
-    # a real connection, until the statement that begins with `words` is sent for the n-th time
-    def __init__(self, connection, words, n):
+    """A real connection, until the statement that begins with ``words`` is sent for the n-th time."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, words: str, n: int) -> None:
         self.connection, self.words, self.left = connection, words, n
-    def execute(self, sql, *parameters):
+
+    def execute(self, sql: str, *parameters: Any) -> duckdb.DuckDBPyConnection:
         if sql.startswith(self.words):
             self.left -= 1
             if not self.left:
                 os.kill(os.getpid(), signal.SIGKILL)
         return self.connection.execute(sql, *parameters)
 
-settings = Settings(home=Path(sys.argv[1]), dataset="house_data")
-with connect(settings) as connection:
-    ingest(settings, load("house_data"), DiesAt(connection, sys.argv[2], int(sys.argv[3])))
-"""
+
+def die(home: Path, words: str, n: int) -> None:
+    """An ingestion whose process is killed at a statement."""
+    settings = Settings(home=home, dataset="house_data")
+    with connect(settings) as connection:
+        ingest(settings, load("house_data"), DiesAt(connection, words, n))  # pyright: ignore[reportArgumentType]
 
 
 def test_killed_in_the_middle_then_run_again_gives_the_rows_of_an_undisturbed_run(home) -> None:
@@ -432,14 +429,9 @@ def test_killed_in_the_middle_then_run_again_gives_the_rows_of_an_undisturbed_ru
         put(made, "d.csv", text(*(f"{line},x" for line in LINES), header=HEADER + ",extra"))
     run(undisturbed)
     # all rows of c.csv are written, its transaction, the third, is about to be committed
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED_RUN, str(killed.settings.home), "commit", "3"],
-        env=killed.environment | {"PYTHONPATH": str(PROJECT_ROOT)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    died = forked(die, killed.settings.home, "commit", 3, environment=killed.environment)
+    died.join()
+    assert died.exitcode == -signal.SIGKILL
     assert [row[:1] + row[3:] for row in recorded(killed)] == [("a.csv", "loaded", 1), ("b_bad.csv", "quarantined", 2)]
     landed = killed.query("select _file, count(*) as n from raw.observations group by _file")
     assert landed.to_pylist() == [{"_file": "a.csv", "n": 50}]

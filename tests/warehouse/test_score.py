@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -27,10 +26,11 @@ from ml.registry import (
     versions,
 )
 from ml.score import ScoringError, scorable_months, score_month, score_months
-from ml.settings import PROJECT_ROOT, Settings
+from ml.settings import Settings
 from ml.train import Progress
 from ml.warehouse import connect
 from tests import toy
+from tests.prepared import forked
 
 STRICT = toy.CONTRACT.model_copy(update={"gate": Gate(min_r2=0.99999)})
 JULY, AUGUST, MAY = date(2021, 7, 1), date(2021, 8, 1), date(2021, 5, 1)
@@ -267,20 +267,14 @@ def train_and_score(settings: Settings, told: Progress | None = None) -> None:
         )
 
 
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-from ml.settings import Settings
-from tests.warehouse.test_score import train_and_score
+def die(home: Path, stage: str, at: int) -> None:
+    """The same in a process that is killed at a point of a stage."""
 
-stage, at = sys.argv[2], int(sys.argv[3])
+    def told(task: str, done: int, total: int) -> None:
+        if task == stage and done == at:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def told(task, done, total):
-    if task == stage and done == at:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-train_and_score(Settings(home=Path(sys.argv[1]), dataset="toy"), told)
-"""
+    train_and_score(Settings(home=home, dataset="toy"), told)
 
 
 @pytest.fixture(scope="module")
@@ -308,9 +302,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path, 
 def test_killed_anywhere_the_same_command_again_gives_what_an_undisturbed_run_gives(
     settings: Settings, undisturbed: list[list[tuple]], stage: str, at: int
 ) -> None:
-    command = [sys.executable, "-c", CHILD, str(settings.home), stage, str(at)]
-    died = subprocess.run(command, cwd=PROJECT_ROOT, capture_output=True, text=True, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
+    died = forked(die, settings.home, stage, at)
+    died.join()
+    assert died.exitcode == -signal.SIGKILL
     train_and_score(settings)
     with connect(settings, read_only=True) as connection:
         assert state(connection) == undisturbed
