@@ -246,7 +246,7 @@ class Contract(_Block):
         for encoding in self.encodings:
             known(f"encodings.{encoding.name}.keys", encoding.keys, [*names, "area", "locality"])
             numbers = [name for name in encoding.keys if name in usable]
-            known(f"encodings.{encoding.name}.bands", encoding.bands, numbers)
+            known(f"encodings.{encoding.name}.bands", list(encoding.bands), numbers)
             compared = [encoding.differs_in] if encoding.differs_in else []
             # never the price, nor what leaks it: the row's own value enters the feature
             known(f"encodings.{encoding.name}.differs_in", compared, usable)
