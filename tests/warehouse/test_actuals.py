@@ -362,17 +362,19 @@ def test_simulated_prices_are_shown_and_never_judged_nor_learned_from(story: tup
 def test_matched_months_are_made_again_whatever_changed_in_them(story: tuple) -> None:
     home, _ = story
     folder = home.settings.home.with_name("matched")
-    shutil.copytree(home.settings.home, folder)
+    shutil.copytree(home.settings.home, folder, ignore=shutil.ignore_patterns("current"))
     copy = Home(folder, "hdb", folder / "dbt" / "hdb")
     table = "predictions.predictions_matched"
+    april = copy.query(f"select observation_id from {table} where month = date '2022-04-01' and model_version = 'v1'")
+    said, gone, new = april.column(0).to_pylist()[:3]
     with connect(copy.settings) as connection:
         # another price was said, a row is gone, one is new; what is stored is not what was built, and a month too many
         connection.execute(f"""
-            update predictions.predictions set predicted_price = 1 where observation_id = '{IDS["2022-04"][1]}';
-            delete from predictions.predictions where observation_id = '{IDS["2022-04"][2]}';
+            update predictions.predictions set predicted_price = 1 where observation_id = '{said}';
+            delete from predictions.predictions where observation_id = '{gone}';
             insert into predictions.predictions by name
             select * replace ('v2' as model_version) from predictions.predictions
-            where observation_id = '{IDS["2022-04"][3]}';
+            where observation_id = '{new}';
             update {table} set ratio = 9 where month = date '2022-05-01';
             insert into {table} by name select * replace (date '2000-01-01' as month) from {table}
         """)
