@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
@@ -178,6 +179,22 @@ def test_a_canary_answers_its_share_of_keys_and_always_the_same(own: Home, raw: 
         f"select cast('0x' || substr(id, 1, 8) as bigint) / 4294967296.0 < 0.3 as mine from (values {ids}) as t (id)"
     )
     assert [s["mine"] for s in shares] == [v == "v2" for v in by]
+    state.snapshot.close()
+
+
+def test_a_large_request_is_priced_in_parts_that_say_what_the_whole_says(own: Home, raw: list[dict[str, Any]]) -> None:
+    service, state = service_of(own, "auto")
+    rows = [{k: v for k, v in row.items() if k != "want"} for row in (raw * (1 + 2_500 // len(raw)))[:2_500]]
+    priced = asyncio.run(service._price_large(state, rows))
+    [(whole, _)] = service._price(state, rows)
+    assert [len(at) for _, at in priced.parts] == [2_000, 500]
+    seen = []
+    for answers, part, at in priced.of(100, 2_300):
+        assert answers.price[part].tolist() == whole.price[100 + at].tolist()
+        ids = whole.checked["observation_id"].take(100 + at)
+        assert answers.checked["observation_id"].to_pylist()[part] == ids.to_pylist()
+        seen += at.tolist()
+    assert seen == list(range(2_300))
     state.snapshot.close()
 
 
