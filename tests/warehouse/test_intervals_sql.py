@@ -158,7 +158,9 @@ def test_ranges_never_cross_and_grades_follow_the_forecast_standard_deviation(wa
         from predictions.prediction_intervals group by grade order by grade
         """
     ).to_pylist()
-    bounds = {"A": (0, 4.5), "B": (4.5, 6.5), "C": (6.5, 9), "D": (9, np.inf)}
+    seed = warehouse.query("select upper_forecast_std_pct from predictions.confidence_grades order by grade")
+    upper = [*seed.column(0).to_pylist()[:3], np.inf]
+    bounds = dict(zip("ABCD", zip([0, *upper], upper, strict=False), strict=True))
     assert [g["grade"] for g in grades] == list("ABCD")
     assert all(bounds[g["grade"]][0] < g["least"] <= g["greatest"] <= bounds[g["grade"]][1] for g in grades), grades
 
