@@ -34,8 +34,8 @@ class Scored(NamedTuple):
     month: date
     rounds: int
     actual: np.ndarray
-    said: np.ndarray
-    last_known: np.ndarray
+    model: np.ndarray
+    persistence: np.ndarray
 
 
 def refit_and_score(month: date, dataset: str, profile: str) -> Scored:
@@ -54,8 +54,8 @@ def refit_and_score(month: date, dataset: str, profile: str) -> Scored:
         features=data.selection.features, refit=contract.split.refit, threads=1,
     )  # fmt: skip
     score = boosted.booster.inplace_predict(feature_matrix(rows, contract.features)).astype(np.float64)
-    said = np.exp(score + rows["target_offset"].to_numpy())
-    return Scored(month, boosted.rounds, rows["price"].to_numpy(), said, rows["persistence_price"].to_numpy())
+    priced = np.exp(score + rows["target_offset"].to_numpy())
+    return Scored(month, boosted.rounds, rows["price"].to_numpy(), priced, rows["persistence_price"].to_numpy())
 
 
 def main() -> None:
@@ -73,14 +73,14 @@ def main() -> None:
     # XGBoost's threads do not survive a fork
     with ProcessPoolExecutor(Settings().threads, mp_context=get_context("spawn")) as pool:
         for one in pool.map(work, months):
-            found = accuracy(one.actual, one.said)
+            found = accuracy(one.actual, one.model)
             sys.stdout.write(
                 f"{one.month:%Y-%m} {one.rounds} rounds, n {found['n']:.0f}, MdAPE {found['mdape_pct']:.2f}\n"
             )
             sys.stdout.flush()
             scored.append(one)
     actual = np.concatenate([one.actual for one in scored])
-    for name in ("said", "last_known"):
+    for name in ("model", "persistence"):
         price = np.concatenate([getattr(one, name) for one in scored])
         has = np.isfinite(price)
         sys.stdout.write(f"{name}: { {k: round(v, 4) for k, v in accuracy(actual[has], price[has]).items()} }\n")

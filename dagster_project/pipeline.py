@@ -252,6 +252,14 @@ class _Session:
         self._show("read the dbt project and start Dagster", 0, 0)
         # what is imported stays: the garbage collector need not look for any of it
         gc.disable()
+        try:
+            self._start()
+            gc.freeze()
+        finally:
+            gc.enable()
+        return self
+
+    def _start(self) -> None:
         import warnings
 
         import dagster as dg
@@ -264,9 +272,6 @@ class _Session:
         self._instance = dg.DagsterInstance.get()
         self._forget_dead_runs()
         self._defs = build_defs(self._settings)
-        gc.freeze()
-        gc.enable()
-        return self
 
     def __exit__(self, *error: Any) -> None:
         from dagster_project.alerting import notify_quietly

@@ -4,11 +4,12 @@ For this product's own processes, which use none of XGBoost's scikit-learn class
 XGBoost. Not for what travels inside a bundle, because whoever loads one may want those classes.
 """
 
+import importlib
 import sys
 
 if "sklearn" not in sys.modules:
     sys.modules["sklearn"] = None  # pyright: ignore[reportArgumentType] - so that importing it raises ImportError
     try:
-        import xgboost  # noqa: F401
+        importlib.import_module("xgboost")
     finally:
         del sys.modules["sklearn"]

@@ -14,7 +14,7 @@ import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,9 @@ from ml.contract import Contract
 from ml.registry import RegistryError, load_bundle
 from ml.serving import journal
 from ml.serving.engine import Answers, Engine
+from ml.serving.example import example_row
 from ml.serving.explain import Explainer
-from ml.serving.features import listed
+from ml.serving.features import LANES, listed
 from ml.serving.metrics import Metrics
 from ml.serving.problems import ProblemError
 from ml.serving.settings import ApiSettings
@@ -36,9 +37,9 @@ log = logging.getLogger("housing.api")
 
 #: Rows that are priced together; larger requests go alone, so that they do not hold up the small ones.
 BATCH_ROWS = 64
-#: A large request is cut into so many parts, priced by as many threads, but the first has so many rows at least: two
-#: halves of 1,000 rows cost 79 ms of processor instead of 60, of 10,000 nothing more.
-CUT_IN = 2
+#: A large request is cut into so many parts, priced by as many threads (the lane left is for small ones), but the first
+#: has so many rows at least: two halves of 1,000 rows cost 79 ms of processor instead of 60, of 10,000 nothing more.
+CUT_IN = LANES - 1
 PART_ROWS = 2_000
 #: Rows of the batch's own predictions that a new version must repeat before it answers.
 TEST_ROWS = 200
@@ -506,58 +507,3 @@ def _test(engine: Engine, example: dict[str, Any]) -> None:
     off = float(np.median(np.abs(price / rows["predicted_price"].to_numpy() - 1)))
     if not off <= TOLERANCE:
         raise SwapError(f"{version} does not repeat the batch's prices (median {100 * off:.3g} % off)")
-
-
-def example_row(contract: Contract, snapshot: Snapshot) -> dict[str, Any]:
-    """A request that the snapshot can price, made of a known place and the features of a home there."""
-    from ml.serving.schemas import columns_of
-
-    found = snapshot.rows(
-        "from training.training_dataset where price is not null order by month desc, observation_id limit 1"
-    )
-    home = found[0] if found else {}
-    known = _known_keys(contract, snapshot, home)
-    when = datetime.now(UTC).date() if not home or home["month"] is None else home["month"]
-    row: dict[str, Any] = {}
-    for c in columns_of(contract):
-        value: Any = None
-        if c.type == "date":
-            value = _text(when, c.format or "%Y-%m-%d")
-        elif c.name in known:
-            value = known[c.name]
-        elif c.values:
-            code = home.get(c.name)
-            value = c.values[int(code) - 1] if c.encode == "ordinal" and code else c.values[0]
-        elif c.type == "number":
-            value = home.get(c.name)
-            value = float(c.min if c.min is not None else 1) if value is None and c.required else value
-        elif c.required:
-            value = "1"
-        if value is not None:
-            row[c.name] = value
-    return row
-
-
-def _known_keys(contract: Contract, snapshot: Snapshot, home: dict[str, Any]) -> dict[str, str]:
-    """Texts of one place that has history: the parts of the key of the finest encoding, and its area."""
-    known = {contract.area: home.get("area"), contract.locality: home.get("locality")}
-    texts = {c.name for c in contract.columns if c.type == "text" and c.source}
-    for e in sorted(contract.encodings, key=lambda e: -len(e.keys)):
-        if contract.locality in e.keys and texts.issuperset(e.keys) and home:
-            rows = snapshot.rows(
-                """
-                select key_value from features.encodings
-                where encoding = $encoding and month = $month
-                    and list_contains(string_split(key_value, chr(31)), $place)
-                order by n desc, key_value limit 1
-                """,
-                {"encoding": e.name, "month": home["month"], "place": home["locality"]},
-            )
-            if rows:
-                known |= dict(zip(e.keys, rows[0]["key_value"].split("\x1f"), strict=True))
-            break
-    return {name: value for name, value in known.items() if value and name in texts}
-
-
-def _text(day: date, date_format: str) -> str:
-    return day.strftime(date_format)

@@ -2,20 +2,21 @@
   Point-in-time encodings by contract: names of key columns and the price level that features are relative to.
 #}
 
-{# Value of a key set; parts joined by a character that no key holds. `bands` maps number columns to how wide a band is. #}
-{% macro encoding_key(keys, bands={}) %}
-  {% if not keys %}{{ return("'all'") }}{% endif %}
-  {% set parts = [] %}
-  {% for key in keys %}{% do parts.append('floor(' ~ key ~ ' / ' ~ bands[key] ~ ')' if key in (bands or {}) else key) %}{% endfor %}
+{# Value of an encoding's or error group's key set; parts joined by a character that no key holds. #}
+{% macro encoding_key(of) %}
+  {% if not of['keys'] %}{{ return("'all'") }}{% endif %}
+  {% set parts, bands = [], of.bands or {} %}
+  {% for key in of['keys'] %}
+    {% do parts.append('floor(' ~ key ~ ' / ' ~ bands[key] ~ ')' if key in bands else key) %}
+  {% endfor %}
   {{ return('concat_ws(chr(31), ' ~ parts | join(', ') ~ ')' if parts | length > 1 else parts[0]) }}
 {% endmacro %}
 
 {# Name of an encoding's key set; encodings of the same keys share their monthly sums. #}
 {% macro encoding_key_set(encoding) %}
-  {% set parts = [] %}
+  {% set parts, bands = [], encoding.bands or {} %}
   {% for key in encoding['keys'] %}
-    {% set width = (encoding.bands or {}).get(key) %}
-    {% do parts.append(key ~ ('_by_' ~ (width | string | replace('.', '_')) if width else '')) %}
+    {% do parts.append(key ~ '_by_' ~ (bands[key] | string | replace('.', '_')) if key in bands else key) %}
   {% endfor %}
   {{ return('by_' ~ (parts | join('_and_') or 'nothing')) }}
 {% endmacro %}
@@ -23,10 +24,8 @@
 {# The key sets of the contract's encodings, each once: name and the SQL of its value. #}
 {% macro encoding_key_sets() %}
   {% set found = {} %}
-  {% for e in contract().encodings %}{% do found.update({encoding_key_set(e): encoding_key(e['keys'], e.bands)}) %}{% endfor %}
-  {% set out = [] %}
-  {% for name, key in found.items() %}{% do out.append({'name': name, 'key': key}) %}{% endfor %}
-  {{ return(out) }}
+  {% for e in contract().encodings %}{% do found.update({encoding_key_set(e): encoding_key(e)}) %}{% endfor %}
+  {{ return(found) }}
 {% endmacro %}
 
 {# Months that the longest encoding looks back. #}
@@ -87,7 +86,7 @@
 {# Groups of homes whose recent errors are carried over (ml/recent_errors.py), from wide to narrow; an empty list without. #}
 {% macro error_keys() %}
   {% set rule, keys = contract().recent_errors, [] %}
-  {% for group in (rule.groups if rule else []) %}{% do keys.append(encoding_key(group['keys'])) %}{% endfor %}
+  {% for group in (rule.groups if rule else []) %}{% do keys.append(encoding_key(group)) %}{% endfor %}
   {{ return('cast([' ~ keys | join(', ') ~ '] as varchar[])') }}
 {% endmacro %}
 

@@ -77,11 +77,11 @@ reach as (
     {%- endif %}
     where {{ from_month(add_months('months.month', 'back.number'), changed) }}
 )
-{%- for key_set in encoding_key_sets() %},
+{%- for key_set, key in encoding_key_sets().items() %},
 
-{{ key_set.name }}_monthly as (
+{{ key_set }}_monthly as (
     select
-        {{ key_set.key }} as key_value,
+        {{ key }} as key_value,
         month,
         count(*) as n,
         cast(sum(micro_log_price) as bigint) as micro_log_price

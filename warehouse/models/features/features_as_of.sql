@@ -54,12 +54,12 @@ encoded as (
     left join encodings as {{ e.name }}
         on {{ e.name }}.encoding = '{{ e.name }}'
         and {{ e.name }}.month = keyed.encoding_month
-        and {{ e.name }}.key_value = {{ encoding_key(e['keys'], e.bands) }}
+        and {{ e.name }}.key_value = {{ encoding_key(e) }}
     {%- for months in e.changes | default([]) %}
     left join encodings as {{ e.name }}_{{ months }}m_ago
         on {{ e.name }}_{{ months }}m_ago.encoding = '{{ e.name }}'
         and {{ e.name }}_{{ months }}m_ago.month = {{ add_months('keyed.encoding_month', '-' ~ months) }}
-        and {{ e.name }}_{{ months }}m_ago.key_value = {{ encoding_key(e['keys'], e.bands) }}
+        and {{ e.name }}_{{ months }}m_ago.key_value = {{ encoding_key(e) }}
     {%- endfor %}
     {%- endfor %}
 ),

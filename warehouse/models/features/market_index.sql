@@ -15,7 +15,7 @@
 with priced as (
     select
         month,
-        {{ encoding_key(like['keys'], like.bands) if like else "'all'" }} as key_value,
+        {{ encoding_key(like) if like else "'all'" }} as key_value,
         cast(round({{ log_price() if execute else '0' }} * 1000000) as bigint) as micro_log_price
     from {{ ref('int_observations') }}
     where is_price_valid and {{ from_month('month', add_months(changed, '-' ~ longest) if changed) }}
