@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -145,21 +146,35 @@ def spread(took: np.ndarray) -> str:
     return f"p50 {p[0]:.1f} ms, p95 {p[1]:.1f} ms, p99 {p[2]:.1f} ms, n {len(took):,}"
 
 
-def measure(port: int, process: psutil.Process, rows: list[dict[str, Any]], requests: int) -> None:
+def compared(port: int, process: psutil.Process, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """What the opponent can do as well; the figure of each, smaller is better."""
+    bodies = [json.dumps(row).encode() for row in rows[:2_000]]
+    asyncio.run(flat_out(port, bodies, 4, 400))
+    _, took, _ = asyncio.run(flat_out(port, bodies, 1, 300))
+    show("one row after the other", spread(took))
+    cpu = sum(process.cpu_times()[:2])
+    rate, busy, errors = asyncio.run(flat_out(port, bodies, 32, 3_000))
+    cpu = sum(process.cpu_times()[:2]) - cpu
+    show("32 connections", f"{rate:.0f} requests/s, {errors} errors, {spread(busy)}", ">= 200 requests/s, 0 errors")
+    show("the same, processor time of the service", f"{1000 * cpu / len(busy):.1f} ms a request")
+    found = {"one row, p50": float(np.median(took)), "seconds a request, 32 connections": 1 / rate}
+    for n, times, target in ((1_000, 15, "<= 60 ms"), (10_000, 7, "<= 300 ms")):
+        body = json.dumps({"rows": rows[:n]}).encode()
+        _, took, errors = asyncio.run(flat_out(port, [body], 1, times))
+        show(f"{n:,} rows in one request", f"median {1000 * np.median(took):.0f} ms, {errors} errors", target)
+        found[f"{n:,} rows"] = float(np.median(took))
+    return found
+
+
+def measure(port: int, process: psutil.Process, rows: list[dict[str, Any]], requests: int) -> dict[str, float]:
     bodies = [json.dumps(row).encode() for row in rows[:2_000]]
     asyncio.run(flat_out(port, bodies, 4, 400))
     show(
         "one row at 50 requests/s, 20 s", spread(asyncio.run(at_rate(port, bodies, 50, 20))), "p50 <= 10, p99 <= 30 ms"
     )
-    cpu = sum(process.cpu_times()[:2])
-    rate, took, errors = asyncio.run(flat_out(port, bodies, 32, 5_000))
-    cpu = sum(process.cpu_times()[:2]) - cpu
-    show("32 connections", f"{rate:.0f} requests/s, {errors} errors, {spread(took)}", ">= 200 requests/s, 0 errors")
-    show("the same, processor time of the service", f"{1000 * cpu / len(took):.1f} ms a request")
-    for n, times, target in ((1_000, 15, "<= 60 ms"), (10_000, 7, "<= 300 ms")):
-        body = json.dumps({"rows": rows[:n]}).encode()
-        _, took, errors = asyncio.run(flat_out(port, [body], 1, times))
-        show(f"{n:,} rows in one request", f"median {1000 * np.median(took):.0f} ms, {errors} errors", target)
+    found = compared(port, process, rows)
+    if not requests:
+        return found
     from tests.serving.test_requests import fuzzed
 
     statuses = asyncio.run(fuzz(port, fuzzed(rows[0], random.Random(2), 20_000)))
@@ -174,42 +189,66 @@ def measure(port: int, process: psutil.Process, rows: list[dict[str, Any]], requ
         f"{quarters} MiB, {errors} errors",
         "<= 700 MiB, no growth in the last half",
     )
+    return found
+
+
+@contextmanager
+def running(command: list[str], environment: dict[str, str], port: int, log: Path) -> Iterator[psutil.Process]:
+    """A service in a process of its own, ready, until the block ends."""
+    started = time.perf_counter()
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **environment},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        asyncio.run(until_ready(port, process))
+        show("start to ready", f"{time.perf_counter() - started:.1f} s", "<= 8 s")
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("home", type=Path)
     parser.add_argument("--dataset", default="hdb")
-    parser.add_argument("--requests", type=int, default=100_000)
+    parser.add_argument("--requests", type=int, default=100_000, help="0: neither fuzzed bodies nor memory")
+    parser.add_argument("--alone", action="store_true", help="without the opponent")
     arguments = parser.parse_args()
     settings = Settings(home=arguments.home, dataset=arguments.dataset)
     rows = landed_rows(settings, 10_000)
-    with tempfile.TemporaryDirectory(prefix="housing-api-") as folder, socket.socket() as free:
+    with tempfile.TemporaryDirectory(prefix="housing-api-") as folder:
         # journals of a benchmark are nobody's feedback
-        home = Path(folder)
+        home, theirs, port = Path(folder), {}, free_port()
         (home / "published").mkdir()
         shutil.copyfile(settings.published, home / "published" / settings.published.name)
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-        free.close()
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dagster_project.cli", "serve"],
-            cwd=PROJECT_ROOT,
-            env={
-                **os.environ, **Settings(home=home, dataset=settings.dataset).environment, "HOUSING_API_PORT": str(port)
-            },
-            stdout=(home / "log").open("w"),
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            asyncio.run(until_ready(port, process))
-            show("load of the machine", ", ".join(f"{x:.1f}" for x in os.getloadavg()))
-            show("start to ready", f"{time.perf_counter() - started:.1f} s", "<= 8 s")
-            measure(port, psutil.Process(process.pid), rows, arguments.requests)
-        finally:
-            process.terminate()
-            process.wait(20)
+        show("load of the machine", ", ".join(f"{x:.1f}" for x in os.getloadavg()))
+        if not arguments.alone:
+            opponent = "benchmarks.pickle_service"
+            subprocess.run(
+                [sys.executable, "-m", opponent, "train", str(settings.home), settings.dataset, folder],
+                cwd=PROJECT_ROOT,
+                check=True,
+            )
+            with running([opponent, "serve", folder, str(port)], {}, port, home / "opponent.log") as process:
+                theirs = compared(port, process, rows)
+        port = free_port()
+        environment = {**Settings(home=home, dataset=settings.dataset).environment, "HOUSING_API_PORT": str(port)}
+        with running(["dagster_project.cli", "serve"], environment, port, home / "log") as process:
+            ours = measure(port, process, rows, arguments.requests)
+        for what, seconds in theirs.items():
+            show(f"ratio, {what}", f"{ours[what] / seconds:.2f}")
 
 
 async def until_ready(port: int, process: subprocess.Popen[bytes]) -> None:

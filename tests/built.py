@@ -34,7 +34,7 @@ def built_once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path
 
 
 def _synthetic(root: Path) -> str:
-    home, file = Home(root / "home", "housets", root / "dbt"), str(root / "housets.csv")
+    home, file = Home(root / "home", "housets"), str(root / "housets.csv")
     home.typed("generate", file, "--rows", "20000", "--seed", "3")
     said = home.typed("run", "--from", file).stdout
     shutil.copytree(root / "home", root / "copy", symlinks=True)
@@ -42,22 +42,22 @@ def _synthetic(root: Path) -> str:
 
 
 def _hdb(root: Path) -> str:
-    return Home(root / "home", "hdb", root / "dbt").housing("run", "--from", str(real("hdb"))).stdout
+    return Home(root / "home", "hdb").housing("run", "--from", str(real("hdb"))).stdout
 
 
 def built_home(factory: pytest.TempPathFactory) -> Home:
     """A finished home of 20,000 synthetic rows, trained through 2021-12, to read. Not to be changed."""
     root = built_once(factory, "housets", _synthetic)
-    return Home(root / "copy", "housets", root / "dbt")
+    return Home(root / "copy", "housets")
 
 
 def real_home(factory: pytest.TempPathFactory) -> Home:
     """A finished home of real hdb data to read; the test skips where they are absent. Not to be changed."""
     root = built_once(factory, "hdb", _hdb)
-    return Home(root / "home", "hdb", root / "dbt")
+    return Home(root / "home", "hdb")
 
 
 def first_run(factory: pytest.TempPathFactory) -> tuple[Home, str]:
     """The finished synthetic home itself and what its first run said; for the one module that goes on from it."""
     root = built_once(factory, "housets", _synthetic)
-    return Home(root / "home", "housets", root / "dbt"), (root / FINISHED).read_text(encoding="utf-8")
+    return Home(root / "home", "housets"), (root / FINISHED).read_text(encoding="utf-8")

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +49,13 @@ def upstream(dataset: str) -> str:
 class Home:
     """A clean home of one dataset: land, ingest, build, ask."""
 
-    def __init__(self, path: Path, dataset: str, dbt_target: Path) -> None:
+    def __init__(self, path: Path, dataset: str) -> None:
         self.settings = Settings(home=path, dataset=dataset)
         self.contract: Contract = load(dataset)
-        self._dbt_target = dbt_target
 
     @property
     def environment(self) -> dict[str, str]:
-        return {**os.environ, **self.settings.environment, "DBT_TARGET_PATH": str(self._dbt_target)}
+        return {**os.environ, **self.settings.environment}
 
     def land(self, name: str, rows: pa.Table) -> Path:
         return factories.write_csv(rows, self.settings.landing / name)
@@ -71,19 +69,13 @@ class Home:
 
     def dbt(self, *arguments: str) -> str:
         """Run dbt as the product does. Fails the test with dbt's own output."""
-        # dbt parses all anew where the profile names another folder, so every home goes by one name
-        here = self._dbt_target.parent
-        (here / "current").unlink(missing_ok=True)
-        (here / "current").symlink_to(self.settings.home, target_is_directory=True)
         said: list[str] = []
 
         def hear(event: Any) -> None:
             if event.info.level != "debug":
                 said.append(event.info.msg)
 
-        with chdir(here):
-            variables = {"HOUSING_HOME": "current", "DBT_TARGET_PATH": str(self._dbt_target)}
-            run_dbt(self.settings, *arguments, hear=hear, variables=variables)
+        run_dbt(self.settings, *arguments, hear=hear)
         return "\n".join(said)
 
     def build(self, *arguments: str) -> None:
@@ -100,7 +92,7 @@ class Home:
 
     def started(self, *arguments: str) -> Command:
         """The command line in a process of its own that was ready to start; see ``tests/prepared.py``."""
-        return Command(arguments, {**os.environ, **self.settings.environment}, self.settings.home.parent)
+        return Command(arguments, self.environment, self.settings.home.parent)
 
     def killed(self, *arguments: str, during: str) -> bool:
         """kill -9 the command's whole process group right after it began a step. Was it in time?"""
@@ -125,7 +117,7 @@ class Home:
         """The command line as a user starts it, from nothing."""
         done = subprocess.run(
             [str(Path(sys.executable).parent / "housing"), *arguments],
-            env={**os.environ, **self.settings.environment},
+            env=self.environment,
             cwd=self.settings.home.parent,
             capture_output=True,
             text=True,
@@ -145,18 +137,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.parent.name != "end_to_end")
 
 
-@pytest.fixture(scope="session")
-def dbt_targets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shared between tests, so that dbt parses each dataset once."""
-    return tmp_path_factory.mktemp("dbt_targets")
-
-
 @pytest.fixture
-def home(tmp_path: Path, dbt_targets: Path):
+def home(tmp_path: Path):
     """Factory of homes: ``home("hdb")``, ``home("hdb", "other")``."""
 
     def make(dataset: str, name: str = "home") -> Home:
-        made = Home(tmp_path / name, dataset, dbt_targets / dataset)
+        made = Home(tmp_path / name, dataset)
         made.settings.landing.mkdir(parents=True)
         made.settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
         return made

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 
-from dagster_project.transform.dbt import DbtError
-from dagster_project.transform.project import ensure_manifest
+from dagster_project.transform.dbt import DbtError, ensure_manifest
 from ml.contract import available
 from ml.settings import Settings
 

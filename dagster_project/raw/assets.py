@@ -12,7 +12,7 @@ from dagster_project.progress import progress
 from dagster_project.raw.actuals import ingest_actuals, needs_staging
 from dagster_project.raw.landing import ingest
 from dagster_project.resources import POOL, Housing
-from dagster_project.transform.project import build_staging
+from dagster_project.transform.dbt import build_staging
 from expectations import actual_file
 from expectations.raw_file import rules
 from expectations.runner import ExpectationResult, Rule

@@ -12,8 +12,8 @@ from dbt_common.events.base_types import EventMsg
 from dbt_common.events.functions import msg_to_dict
 
 from dagster_project.resources import POOL, Housing
-from dagster_project.transform.dbt import DbtError, run_dbt
-from dagster_project.transform.project import ensure_manifest, needs_full_refresh, remember_shape
+from dagster_project.transform.dbt import DbtError, ensure_manifest, run_dbt
+from dagster_project.transform.project import needs_full_refresh, remember_shape
 from ml.settings import Settings
 from ml.warehouse import connect, quoted
 

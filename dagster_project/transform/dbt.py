@@ -13,47 +13,67 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from ml.settings import PROJECT_ROOT, Settings
+from dagster_project.transform.project import PROJECT, fingerprint, project_files
+from ml.settings import Settings
 
 if TYPE_CHECKING:
-    from dbt_common.events.base_types import EventMsg
+    from pathlib import Path
 
-PROJECT = PROJECT_ROOT / "warehouse"
+    from dbt.contracts.graph.manifest import Manifest
+    from dbt_common.events.base_types import EventMsg
 
 Hear = Callable[["EventMsg"], None]
 
-#: What dbt read of the project, by home, dataset and where dbt keeps it: a process that builds twice reads it once.
-_read: dict[tuple[str, ...], Any] = {}
+#: What dbt read of the project, by dataset and content of its files: a process that builds twice reads it once.
+#: Where the home is does not matter to it; dbt itself would read everything again for another one.
+_read: dict[tuple[str, str], Manifest] = {}
 
 
 class DbtError(RuntimeError):
     """dbt could not read the project, or a model or test failed; the message is dbt's own."""
 
 
-def run_dbt(
-    settings: Settings, command: str, *options: str, hear: Hear | None = None, variables: dict[str, str] | None = None
-) -> None:
-    """Run a dbt command to its end. Raises DbtError.
+def run_dbt(settings: Settings, command: str, *options: str, hear: Hear | None = None) -> None:
+    """Run a dbt command to its end; ``hear`` is called with each of dbt's events. Raises DbtError.
 
-    ``hear`` is called with each of dbt's events; ``variables`` replace those by which dbt finds the home. The caller
-    has no connection to the warehouse open: DuckDB refuses a second one with other settings.
+    The caller has no connection to the warehouse open: DuckDB refuses a second one with other settings.
     """
-    with environment_of(settings, variables):
-        if (where := _where()) not in _read:
-            _read[where] = _invoke("parse")
-            # it stays: the garbage collector, which walked through all of it again and again, took a sixth of a build
-            gc.freeze()
-        _invoke(command, *options, manifest=_read[where], hear=hear)
-
-
-def write_manifest(settings: Settings) -> None:
-    """Read the project and write ``manifest.json`` into dbt's target folder. Raises DbtError."""
+    manifest = read_project(settings)
     with environment_of(settings):
-        _read[_where()] = _invoke("parse", "--write-json")
+        _invoke(command, *options, manifest=manifest, hear=hear)
 
 
-def _where() -> tuple[str, ...]:
-    return tuple(os.environ[name] for name in ("HOUSING_HOME", "HOUSING_DATASET", "DBT_TARGET_PATH"))
+def read_project(settings: Settings) -> Manifest:
+    """Models, macros and tests of a dataset as dbt understands them. Raises DbtError."""
+    key = (settings.dataset, fingerprint(project_files(settings)))
+    if key not in _read:
+        settings.dbt_target.mkdir(parents=True, exist_ok=True)
+        settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
+        with environment_of(settings):
+            _read[key] = _invoke("parse")
+        # it stays: the garbage collector, which walked through all of it again and again, took a sixth of a build
+        gc.freeze()
+    return _read[key]
+
+
+def ensure_manifest(settings: Settings) -> Path:
+    """Path of an up-to-date ``manifest.json``, written anew when files changed. Raises DbtError."""
+    manifest = settings.dbt_target / "manifest.json"
+    stamp = settings.dbt_target / "manifest.fingerprint"
+    wanted = fingerprint(project_files(settings))
+    if manifest.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+        return manifest
+    read = read_project(settings)
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    read.write(str(manifest))
+    stamp.write_text(wanted, encoding="utf-8")
+    return manifest
+
+
+def build_staging(settings: Settings) -> None:
+    """Make the views that tell the key of every landed row. The caller holds the lock, and no connection. DbtError."""
+    selected = ("--select", "+int_observations_checked", "--resource-type", "model", "--resource-type", "seed")
+    run_dbt(settings, "build", *selected)
 
 
 def _invoke(command: str, *options: str, manifest: Any = None, hear: Hear | None = None) -> Any:
@@ -97,10 +117,10 @@ def _interrupts_of_dbt() -> Iterator[None]:
 
 
 @contextmanager
-def environment_of(settings: Settings, variables: dict[str, str] | None = None) -> Iterator[None]:
+def environment_of(settings: Settings) -> Iterator[None]:
     """The variables by which dbt and whatever else reads them find a home; afterwards they are as before."""
     before = dict(os.environ)
-    os.environ.update({**settings.environment, **(variables or {})})
+    os.environ.update(settings.environment)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""The dbt project as files: its manifest, and whether its meaning changed since the last build.
+"""The dbt project as files, and whether its meaning changed since the last build.
 
-Assets stand in ``assets.py``. Nothing here imports Dagster.
+Running dbt is ``dbt.py``, assets stand in ``assets.py``. Nothing here imports either.
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from dagster_project.transform.dbt import PROJECT, run_dbt, write_manifest
 from ml.settings import PROJECT_ROOT, Settings
+
+PROJECT = PROJECT_ROOT / "warehouse"
 
 
 def project_files(settings: Settings) -> list[Path]:
@@ -49,23 +50,3 @@ def needs_full_refresh(settings: Settings) -> bool:
 def remember_shape(settings: Settings) -> None:
     """Record, after a successful build, which shape the stored rows have."""
     settings.warehouse.with_suffix(".shape").write_text(shape_fingerprint(settings), encoding="utf-8")
-
-
-def ensure_manifest(settings: Settings) -> Path:
-    """Path of an up-to-date ``manifest.json``; runs ``dbt parse`` when files changed. Raises DbtError."""
-    manifest = settings.dbt_target / "manifest.json"
-    stamp = settings.dbt_target / "manifest.fingerprint"
-    wanted = fingerprint(project_files(settings))
-    if manifest.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
-        return manifest
-    settings.dbt_target.mkdir(parents=True, exist_ok=True)
-    settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
-    write_manifest(settings)
-    stamp.write_text(wanted, encoding="utf-8")
-    return manifest
-
-
-def build_staging(settings: Settings) -> None:
-    """Make the views that tell the key of every landed row. The caller holds the lock, and no connection. DbtError."""
-    selected = ("--select", "+int_observations_checked", "--resource-type", "model", "--resource-type", "seed")
-    run_dbt(settings, "build", *selected)

@@ -15,7 +15,7 @@ from dagster_project.alerting import alert_sensor
 from dagster_project.automation import follow_up, landing_sensor, newcomer_sensor, retrain_sensor, score_monthly
 from dagster_project.definitions import build_defs
 from dagster_project.resources import Housing
-from dagster_project.transform.project import ensure_manifest
+from dagster_project.transform.dbt import ensure_manifest
 from ml.contract import available
 from ml.settings import Settings
 from tests import factories

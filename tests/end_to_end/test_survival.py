@@ -63,7 +63,7 @@ def test_three_killed_trainings_ask_a_person_and_no_fourth_starts(
 ) -> None:
     built = built_home(tmp_path_factory)
     shutil.copytree(built.settings.home, tmp_path / "home", symlinks=True)
-    made = Home(tmp_path / "home", "housets", tmp_path / "dbt")
+    made = Home(tmp_path / "home", "housets")
     newest = "select decision, reasons from monitoring.retrain_decisions order by month desc limit 1"
     assert made.query(newest).to_pylist()[0]["decision"] == "retrain"
     for _ in range(3):

@@ -38,12 +38,11 @@ FILES += ["2022-01.csv", "2022-02.csv"]
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Home:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A published home, the same for all workers; do not change it, take ``copied`` for that."""
 
     def home(root: Path) -> Home:
-        # dbt keeps what it read for each worker
-        return Home(root / "home", "hdb", dbt_targets / "hdb")
+        return Home(root / "home", "hdb")
 
     return home(built_once(tmp_path_factory, "served", lambda root: publish_small(home(root))))
 
@@ -88,7 +87,7 @@ def copied(served: Home, tmp_path: Path) -> Home:
     path = tmp_path / "home"
     for part in ("warehouse", "published"):
         shutil.copytree(served.settings.home / part, path / part)
-    return Home(path, "hdb", served._dbt_target)
+    return Home(path, "hdb")
 
 
 @dataclass

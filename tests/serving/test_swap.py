@@ -27,7 +27,7 @@ def two(served: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home with v2 as challenger of v1; take copies."""
     path = tmp_path_factory.mktemp("two") / "home"
     shutil.copytree(served.settings.home, path, symlinks=True, ignore=shutil.ignore_patterns("online"))
-    home = Home(path, "hdb", served._dbt_target)
+    home = Home(path, "hdb")
     train(home, rounds=40, force=True)
     publish(home.settings)
     return home
@@ -37,7 +37,7 @@ def two(served: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
 def own(two: Home, tmp_path: Path) -> Home:
     for part in ("warehouse", "published"):
         shutil.copytree(two.settings.home / part, tmp_path / "home" / part)
-    return Home(tmp_path / "home", "hdb", two._dbt_target)
+    return Home(tmp_path / "home", "hdb")
 
 
 def crown(home: Home, champion: str, challenger: str | None = None) -> None:
@@ -136,7 +136,7 @@ def test_a_broken_version_leaves_the_old_one_in_place_and_is_told(own: Home, exa
 
 
 def test_it_is_not_ready_without_a_snapshot_and_says_what_to_do(tmp_path: Path) -> None:
-    home = Home(tmp_path / "empty", "hdb", tmp_path)
+    home = Home(tmp_path / "empty", "hdb")
     home.settings.home.mkdir()
     with running(home, poll_s="0.2") as api:
         deadline = time.monotonic() + 30

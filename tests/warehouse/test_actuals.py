@@ -13,7 +13,7 @@ import pytest
 from dagster_project.raw.actuals import ingest_actuals, needs_staging
 from dagster_project.raw.landing import FileOutcome, ingest
 from dagster_project.simulate import answer, split
-from dagster_project.transform.project import build_staging
+from dagster_project.transform.dbt import build_staging
 from ml.warehouse import connect
 from tests import factories
 from tests.conftest import Home
@@ -73,7 +73,7 @@ def count(home: Home) -> object:
 @pytest.fixture(scope="module")
 def staged(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home whose rows have landed and whose staging views stand."""
-    made = Home(tmp_path_factory.mktemp("staged") / "home", "hdb", tmp_path_factory.mktemp("dbt"))
+    made = Home(tmp_path_factory.mktemp("staged") / "home", "hdb")
     made.land("rows.csv", unpriced(ROWS))
     load_all(made)
     build_staging(made.settings)
@@ -84,7 +84,7 @@ def staged(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def hdb(staged: Home, tmp_path: Path) -> Home:
     """A copy of it; views name the database by its file, so the name stays."""
     shutil.copytree(staged.settings.home, tmp_path / "home")
-    return Home(tmp_path / "home", "hdb", tmp_path / "dbt")
+    return Home(tmp_path / "home", "hdb")
 
 
 def test_a_late_price_fills_its_row_and_nothing_else(hdb: Home) -> None:
@@ -297,7 +297,7 @@ def build(home: Home, *arguments: str) -> Tables:
 def story(staged: Home, tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, dict[str, Tables]]:
     """Scored months. April's prices came online; one is corrected when May's come and June's are made up."""
     shutil.copytree(staged.settings.home, folder := tmp_path_factory.mktemp("story") / "home")
-    home = Home(folder, "hdb", folder / "dbt" / "hdb")
+    home = Home(folder, "hdb")
     with connect(home.settings) as connection:
         connection.execute(PREDICTED)
     predictions = home.query("from predictions.predictions order by all")
@@ -363,7 +363,7 @@ def test_matched_months_are_made_again_whatever_changed_in_them(story: tuple) ->
     home, _ = story
     folder = home.settings.home.with_name("matched")
     shutil.copytree(home.settings.home, folder, ignore=shutil.ignore_patterns("current"))
-    copy = Home(folder, "hdb", folder / "dbt" / "hdb")
+    copy = Home(folder, "hdb")
     table = "predictions.predictions_matched"
     april = copy.query(f"select observation_id from {table} where month = date '2022-04-01' and model_version = 'v1'")
     said, gone, new = april.column(0).to_pylist()[:3]

@@ -145,9 +145,9 @@ def rows() -> Rows:
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path, rows: Rows) -> Home:
+def warehouse(tmp_path_factory: pytest.TempPathFactory, rows: Rows) -> Home:
     rng = np.random.default_rng(6)
-    home = Home(tmp_path_factory.mktemp("drift"), "hdb", dbt_targets / "hdb")
+    home = Home(tmp_path_factory.mktemp("drift"), "hdb")
     made = Warehouse()
     months = np.array([add_months(TRAINED_THROUGH, -k) for k in rng.integers(6, 36, TRAIN_ROWS)])
     months[-EVAL_ROWS:] = [add_months(TRAINED_THROUGH, -k) for k in rng.integers(0, 6, EVAL_ROWS)]
@@ -333,10 +333,8 @@ def test_profiles_are_small_and_true_to_the_rows(warehouse: Home, references: Ro
             assert stated.mean() == pytest.approx(x.mean(), rel=1e-9, abs=1e-12)
 
 
-def test_only_changed_months_are_measured_again_and_profiles_stay(
-    warehouse: Home, tmp_path: Path, dbt_targets: Path
-) -> None:
-    again = Home(tmp_path, "hdb", dbt_targets / "hdb")
+def test_only_changed_months_are_measured_again_and_profiles_stay(warehouse: Home, tmp_path: Path) -> None:
+    again = Home(tmp_path, "hdb")
     again.settings.warehouse.parent.mkdir(parents=True)
     shutil.copy(warehouse.settings.warehouse, again.settings.warehouse)
     changed = add_months(TRAINED_THROUGH, 2)

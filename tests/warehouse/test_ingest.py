@@ -107,7 +107,7 @@ BAD_FILES: dict[str, tuple[bytes, str]] = {
 @pytest.fixture(scope="module")
 def bad(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, IngestResult]:
     """All bad files at once between two good ones, after one ingestion."""
-    home = Home(tmp_path_factory.mktemp("bad"), "house_data", tmp_path_factory.mktemp("dbt"))
+    home = Home(tmp_path_factory.mktemp("bad"), "house_data")
     landing = home.settings.landing
     landing.mkdir(parents=True)
     put(home, "a_good.csv", text(*LINES))
@@ -484,7 +484,7 @@ GATES: dict[str, tuple[dict[str, tuple[int, str]], dict[str, tuple[int, str]]]] 
 
 @pytest.fixture(scope="module")
 def gated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, IngestResult]:
-    home = Home(tmp_path_factory.mktemp("gated"), "hdb", tmp_path_factory.mktemp("dbt"))
+    home = Home(tmp_path_factory.mktemp("gated"), "hdb")
     for name, cases in GATES.items():
         for verdict, changes in zip(("pass", "fail"), cases, strict=True):
             table = pa.Table.from_pylist(hdb_lines(**changes))

@@ -85,8 +85,8 @@ def rows() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path, rows: dict[str, np.ndarray]) -> Home:
-    home = Home(tmp_path_factory.mktemp("intervals"), "housets", dbt_targets / "housets")
+def warehouse(tmp_path_factory: pytest.TempPathFactory, rows: dict[str, np.ndarray]) -> Home:
+    home = Home(tmp_path_factory.mktemp("intervals"), "housets")
     fill(home, rows)
     return home
 
@@ -195,9 +195,9 @@ def test_coverage_is_counted_as_numpy_counts_it(warehouse: Home) -> None:
 
 
 def test_a_price_never_changes_the_range_of_its_own_month_or_an_earlier_one(
-    warehouse: Home, rows: dict[str, np.ndarray], tmp_path: Path, dbt_targets: Path
+    warehouse: Home, rows: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    edited = Home(tmp_path, "housets", dbt_targets / "housets")
+    edited = Home(tmp_path, "housets")
     prices = np.where(rows["month"] == 15, rows["actual"] * 3, rows["actual"])
     fill(edited, {**rows, "actual": prices})
 

@@ -82,8 +82,8 @@ def _draw(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 @pytest.fixture(scope="module")
-def warehouse(tmp_path_factory: pytest.TempPathFactory, dbt_targets: Path) -> Home:
-    home = Home(tmp_path_factory.mktemp("monitoring"), "housets", dbt_targets / "housets")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    home = Home(tmp_path_factory.mktemp("monitoring"), "housets")
     with connect(home.settings) as connection:
         connection.execute(OWNED_TABLES + upstream("housets") + BY_HAND)
         _draw(connection)
@@ -246,8 +246,8 @@ def test_thresholds_cover_every_judged_metric_with_source_and_reason(warehouse: 
     assert all(r["source"] and r["rationale"] for r in rows)
 
 
-def test_only_series_whose_rows_changed_are_measured_again(warehouse: Home, tmp_path: Path, dbt_targets: Path) -> None:
-    again = Home(tmp_path, "housets", dbt_targets / "housets")
+def test_only_series_whose_rows_changed_are_measured_again(warehouse: Home, tmp_path: Path) -> None:
+    again = Home(tmp_path, "housets")
     again.settings.warehouse.parent.mkdir(parents=True)
     shutil.copy(warehouse.settings.warehouse, again.settings.warehouse)
     with connect(again.settings) as connection:
