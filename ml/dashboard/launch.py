@@ -11,6 +11,8 @@ from pathlib import Path
 
 import duckdb
 
+from ml.dashboard.queries import scored_table, scored_versions
+from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError
 from ml.settings import Settings
 
 APP = Path(__file__).with_name("app.py")
@@ -38,23 +40,21 @@ LOOK_S = 2.0
 
 def launch(settings: Settings, *, port: int = 8501) -> None:
     """Serve until the process is told to end."""
+    os.environ.update(settings.environment)
+    # pages need it, and first: DuckDB and Streamlit look at what there is of pandas, and half of it is an error
+    import pandas  # noqa: F401
+
+    # before the second that importing Streamlit takes: what is joined meanwhile needs no Python
+    threading.Thread(target=keep_ready, args=(settings,), daemon=True, name="keep ready").start()
     from streamlit.web import cli
 
-    os.environ.update(settings.environment)
     flags = [f"--{name}={value}" for name, value in {**OPTIONS, "server.port": str(port)}.items()]
-    threading.Thread(target=keep_ready, args=(settings,), daemon=True, name="keep ready").start()
     sys.argv = ["streamlit", "run", os.fspath(APP), *flags]
     cli.main()
 
 
 def keep_ready(settings: Settings) -> None:
     """Open each new snapshot and prepare what takes long before a visitor asks for it. Never returns."""
-    import pandas  # noqa: F401 - Streamlit imports both with the first page that needs them
-    import plotly.graph_objects  # noqa: F401
-
-    from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError
-    from ml.dashboard.views.predictions import scored_table, scored_versions
-
     while True:
         # without a snapshot, or with one that cannot be read, the pages say so
         with contextlib.suppress(SnapshotError, duckdb.Error):
@@ -63,4 +63,6 @@ def keep_ready(settings: Settings) -> None:
                 scored_table(snapshot, version)
             # a name that is held would keep the old file open
             del snapshot
+        import plotly.graph_objects  # noqa: F401 - Streamlit imports it with the first chart
+
         time.sleep(LOOK_S)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
+from ml.dashboard.snapshot import Snapshot
+
 CHAMPION = """
 select v.*, (
     select max(moved_at) from training.model_aliases as a
@@ -180,6 +182,22 @@ left join predictions.predictions_matched as m
 left join predictions.prediction_intervals as i
     on p.observation_id = i.observation_id and p.model_version = i.model_version
 """
+
+#: Stands among the versions where several scored.
+NOW = "what holds now"
+
+
+def scored_versions(snapshot: Snapshot) -> list[str]:
+    """What can be looked at: what holds now for each home, where several versions scored, then each of them."""
+    versions = [r["model_version"] for r in snapshot.rows(SCORED_VERSIONS)]
+    several = len(versions) > 1 and snapshot.has("predictions.current_predictions")
+    return [NOW, *versions] if several else versions
+
+
+def scored_table(snapshot: Snapshot, version: str) -> str:
+    """Name of the table of one of ``scored_versions``, prepared at the first call."""
+    source = CURRENT if version == NOW else OF_VERSION
+    return snapshot.prepare(f"scored {version}", SCORED.format(predictions=source), version=version)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ BATCH_ROWS = 64
 #: has so many rows at least: two halves of 1,000 rows cost 79 ms of processor instead of 60, of 10,000 nothing more.
 CUT_IN = LANES - 1
 PART_ROWS = 2_000
+#: The same where no other large request wants the cores.
+PART_ROWS_ALONE = 500
 #: Rows of the batch's own predictions that a new version must repeat before it answers.
 TEST_ROWS = 200
 #: How far it may be off, relative to the price.
@@ -100,6 +102,7 @@ class Service:
         self._told_wake = asyncio.Event()
         self._journaled: list[dict[str, Any]] = []
         self._shadows = 0
+        self._large = 0
         self._few = ThreadPoolExecutor(1, "price-few")
         self._many = ThreadPoolExecutor(CUT_IN, "price-many")
         self._aside = ThreadPoolExecutor(1, "aside")
@@ -284,11 +287,16 @@ class Service:
             self._after(priced, rows, [request_id for part, request_id, _ in asked for _ in part])
 
     async def _price_large(self, state: State, rows: list[dict[str, Any]]) -> Priced:
-        loop, size = asyncio.get_running_loop(), max(PART_ROWS, math.ceil(len(rows) / CUT_IN))
+        loop, least = asyncio.get_running_loop(), PART_ROWS if self._large else PART_ROWS_ALONE
+        size = max(least, math.ceil(len(rows) / CUT_IN))
         cuts = range(0, len(rows), size)
-        found = await asyncio.gather(
-            *(loop.run_in_executor(self._many, self._price, state, rows[cut : cut + size]) for cut in cuts)
-        )
+        self._large += 1
+        try:
+            found = await asyncio.gather(
+                *(loop.run_in_executor(self._many, self._price, state, rows[cut : cut + size]) for cut in cuts)
+            )
+        finally:
+            self._large -= 1
         return Priced([(part, cut + at) for cut, parts in zip(cuts, found, strict=True) for part, at in parts], state)
 
     def _price(self, state: State, rows: list[dict[str, Any]]) -> list[tuple[Answers, np.ndarray]]:

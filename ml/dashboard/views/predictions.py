@@ -10,12 +10,10 @@ import streamlit as st
 from ml.dashboard import charts, queries
 from ml.dashboard.page import Page, chart, choose_one, choose_some, head, nothing, section, tiles
 from ml.dashboard.queries import Filters
-from ml.dashboard.snapshot import Snapshot
 from ml.words import MISSING, number
 
-DOTS = 750
+DOTS = 400
 TABLE_ROWS = 500
-NOW = "what holds now"
 MONTHS = list(range(1, 13))
 
 
@@ -40,7 +38,7 @@ def choose(page: Page) -> Filters | None:
     None, and words that say what to do, where nothing was scored.
     """
     ask = page.snapshot.rows
-    versions = scored_versions(page.snapshot)
+    versions = queries.scored_versions(page.snapshot)
     if not versions:
         nothing("Nothing has been scored yet.", f"Type: housing score --dataset {page.contract.name} --month YYYY-MM")
         return None
@@ -64,21 +62,8 @@ def choose(page: Page) -> Filters | None:
     return Filters(scored, year, month, area, locality, grade)
 
 
-def scored_versions(snapshot: Snapshot) -> list[str]:
-    """What can be looked at: what holds now for each home, where several versions scored, then each of them."""
-    versions = [r["model_version"] for r in snapshot.rows(queries.SCORED_VERSIONS)]
-    several = len(versions) > 1 and snapshot.has("predictions.current_predictions")
-    return [NOW, *versions] if several else versions
-
-
-def scored_table(snapshot: Snapshot, version: str) -> str:
-    """Name of the table of one of ``scored_versions``, prepared at the first call."""
-    source = queries.CURRENT if version == NOW else queries.OF_VERSION
-    return snapshot.prepare(f"scored {version}", queries.SCORED.format(predictions=source), version=version)
-
-
 def _scored(page: Page, versions: list[str]) -> str:
-    return scored_table(page.snapshot, choose_one("Model", "version", versions, first=versions[0]))
+    return queries.scored_table(page.snapshot, choose_one("Model", "version", versions, first=versions[0]))
 
 
 def _words(column: str) -> str:
