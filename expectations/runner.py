@@ -64,8 +64,8 @@ class GateError(RuntimeError):
 
 
 def prepare() -> None:
-    """Start importing Great Expectations (three seconds) beside other work, when there will be something to judge."""
-    threading.Thread(target=importlib.import_module, args=("great_expectations",), daemon=True).start()
+    """Start importing Great Expectations, which takes seconds, beside other work: there will be something to judge."""
+    threading.Thread(target=importlib.import_module, args=("expectations.lean_gx",), daemon=True).start()
 
 
 def profile(
@@ -84,9 +84,10 @@ def run(rules: Sequence[Rule], profiles: dict[str, Profile]) -> list[Expectation
     """Judge all profiles in one validation. Raises GateError when a rule could not be evaluated."""
     if not profiles:
         return []
-    import great_expectations as gx  # seconds, so only when there is something to judge; see prepare()
     import pandas as pd
-    from great_expectations.data_context.types.base import ProgressBarsConfig
+
+    # seconds, so only when there is something to judge; see prepare()
+    from expectations.lean_gx import ProgressBarsConfig, gx
 
     frame = pd.DataFrame.from_dict(profiles, orient="index", columns=[r.name for r in rules], dtype="float64")
     frame = frame.rename_axis("subject").reset_index()

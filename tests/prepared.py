@@ -26,7 +26,7 @@ from ml.settings import PROJECT_ROOT
 MODULES = [
     "tests.prepared", "dagster_project.cli", "dagster_project.definitions", "dagster_project.event_log",
     "dagster_project.pipeline", "dagster_project.progress", "dagster_project.summary", "ml.plots", "ml.report",
-    "expectations.runner", "great_expectations", "dbt.cli.main", "dbt.adapters.duckdb.connections",
+    "expectations.lean_gx", "expectations.runner", "dbt.cli.main", "dbt.adapters.duckdb.connections",
     "dagster._core.storage.runs.sqlite.sqlite_run_storage", "mlflow.pyfunc",
     "mlflow.store.tracking.sqlalchemy_store", "mlflow.store.model_registry.sqlalchemy_store",
     "matplotlib.backends.backend_svg", "pandas", "pytest", "tests.parsed",
