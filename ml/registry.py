@@ -8,6 +8,7 @@ is killed anywhere leaves nothing that the next run does not put right. Fitting 
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -272,8 +273,31 @@ def open_registry(settings: Settings) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # a model without a signature, on purpose
     if settings.mlflow_uri.startswith("sqlite:///"):
-        Path(settings.mlflow_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        _make_store(Path(settings.mlflow_uri.removeprefix("sqlite:///")))
     return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
+
+
+def _make_store(path: Path) -> None:
+    """MLflow's SQLite file, unless it stands, made aside and renamed.
+
+    Its tables come from 68 migrations. A process killed between two of them would leave a file that no MLflow opens.
+    """
+    if path.exists():
+        return
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.tmp")
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        # the kernel lets go of it when a process dies; runs of two datasets share the store
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        for left in path.parent.glob(f"{aside.name}*"):
+            left.unlink()
+        SqlAlchemyStore(f"sqlite:///{aside}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        aside.replace(path)
 
 
 def _window(connection: duckdb.DuckDBPyConnection, contract: Contract, through: str | None) -> TrainingWindow:

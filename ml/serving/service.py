@@ -37,8 +37,8 @@ log = logging.getLogger("housing.api")
 
 #: Rows that are priced together; larger requests go alone, so that they do not hold up the small ones.
 BATCH_ROWS = 64
-#: A large request is cut into so many parts, priced by as many threads (the lane left is for small ones), but the first
-#: has so many rows at least: two halves of 1,000 rows cost 79 ms of processor instead of 60, of 10,000 nothing more.
+#: A large request is cut into so many equal parts, priced by as many threads (the lane left is for small ones), if each
+#: has so many rows: two halves of 1,000 rows cost 79 ms of processor instead of 60, of 10,000 nothing more.
 CUT_IN = LANES - 1
 PART_ROWS = 2_000
 #: The same where no other large request wants the cores.
@@ -288,7 +288,7 @@ class Service:
 
     async def _price_large(self, state: State, rows: list[dict[str, Any]]) -> Priced:
         loop, least = asyncio.get_running_loop(), PART_ROWS if self._large else PART_ROWS_ALONE
-        size = max(least, math.ceil(len(rows) / CUT_IN))
+        size = math.ceil(len(rows) / max(1, min(CUT_IN, len(rows) // least)))
         cuts = range(0, len(rows), size)
         self._large += 1
         try:

@@ -30,7 +30,7 @@ SAME = {
 #: Steps as the command names them on stderr, in order.
 STEPS = [
     "load and validate landed files",
-    "select training rows",
+    "open the model registry",
     "register the version",
     "score",
     "publish the snapshot",

@@ -1,0 +1,39 @@
+"""MLflow's store as the product makes it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from ml.registry import open_registry
+from ml.settings import Settings
+from tests.prepared import forked
+
+
+def make_store(home: Path) -> None:
+    open_registry(Settings(home=home)).search_experiments()
+
+
+def test_a_process_killed_while_it_makes_the_store_leaves_none_and_the_next_one_makes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "mlflow"
+    maker = forked(make_store, tmp_path)
+    aside = folder / "mlflow.db.tmp"
+    while maker.is_alive() and not (aside.exists() and aside.stat().st_size):
+        time.sleep(0.01)
+    assert maker.pid
+    os.kill(maker.pid, signal.SIGKILL)
+    maker.join()
+    assert maker.exitcode == -signal.SIGKILL, "it ended before it was struck"
+    assert aside.exists() and not (folder / "mlflow.db").exists()
+    make_store(tmp_path)
+    assert not list(folder.glob("*.tmp*"))
+
+
+def test_two_that_make_the_store_at_once_share_it(tmp_path: Path) -> None:
+    makers = [forked(make_store, tmp_path) for _ in range(2)]
+    for maker in makers:
+        maker.join()
+    assert [maker.exitcode for maker in makers] == [0, 0]
+    make_store(tmp_path)
