@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -184,17 +185,19 @@ def test_a_canary_answers_its_share_of_keys_and_always_the_same(own: Home, raw: 
 
 def test_a_large_request_is_priced_in_parts_that_say_what_the_whole_says(own: Home, raw: list[dict[str, Any]]) -> None:
     service, state = service_of(own, "auto")
-    rows = [{k: v for k, v in row.items() if k != "want"} for row in (raw * (1 + 2_500 // len(raw)))[:2_500]]
-    priced = asyncio.run(service._price_large(state, rows))
+    rows = [{k: v for k, v in row.items() if k != "want"} for row in (raw * (1 + 1_001 // len(raw)))[:1_001]]
+    # this thread may have a loop that runs: Playwright's, where the browser's tests came before
+    with ThreadPoolExecutor(1) as aside:
+        priced = aside.submit(lambda: asyncio.run(service._price_large(state, rows))).result()
     [(whole, _)] = service._price(state, rows)
-    assert [len(at) for _, at in priced.parts] == [2_000, 500]
+    assert [len(at) for _, at in priced.parts] == [501, 500]
     seen = []
-    for answers, part, at in priced.of(100, 2_300):
+    for answers, part, at in priced.of(100, 850):
         assert answers.price[part].tolist() == whole.price[100 + at].tolist()
         ids = whole.checked["observation_id"].take(100 + at)
         assert answers.checked["observation_id"].to_pylist()[part] == ids.to_pylist()
         seen += at.tolist()
-    assert seen == list(range(2_300))
+    assert seen == list(range(850))
     state.snapshot.close()
 
 
