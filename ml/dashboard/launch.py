@@ -41,7 +41,7 @@ LOOK_S = 2.0
 def launch(settings: Settings, *, port: int = 8501) -> None:
     """Serve until the process is told to end."""
     os.environ.update(settings.environment)
-    # pages need it, and first: DuckDB and Streamlit look at what there is of pandas, and half of it is an error
+    # the first page needs it, and importing Streamlit makes Plotly look at what there is of it: half would be an error
     import pandas  # noqa: F401
 
     # before the second that importing Streamlit takes: what is joined meanwhile needs no Python
@@ -63,6 +63,4 @@ def keep_ready(settings: Settings) -> None:
                 scored_table(snapshot, version)
             # a name that is held would keep the old file open
             del snapshot
-        import plotly.graph_objects  # noqa: F401 - Streamlit imports it with the first chart
-
         time.sleep(LOOK_S)
