@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-#: Few for a model of prices (the product's has 1,500), which is to the opponent's advantage.
+#: Few for a model of prices (the product's of hdb has 1,005), which is to the opponent's advantage.
 TREES = 300
 
 

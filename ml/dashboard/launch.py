@@ -41,8 +41,8 @@ LOOK_S = 2.0
 def launch(settings: Settings, *, port: int = 8501) -> None:
     """Serve until the process is told to end."""
     os.environ.update(settings.environment)
-    # the first page needs it, and importing Streamlit makes Plotly look at what there is of it: half would be an error
-    import pandas  # noqa: F401
+    # importing Streamlit makes Plotly look at what there is of pandas: half of it, while a page imports it, is an error
+    import pandas  # noqa: F401 - the first page needs it
 
     # before the second that importing Streamlit takes: what is joined meanwhile needs no Python
     threading.Thread(target=keep_ready, args=(settings,), daemon=True, name="keep ready").start()

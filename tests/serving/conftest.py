@@ -40,11 +40,8 @@ FILES += ["2022-01.csv", "2022-02.csv"]
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A published home, the same for all workers; do not change it, take ``copied`` for that."""
-
-    def home(root: Path) -> Home:
-        return Home(root / "home", "hdb")
-
-    return home(built_once(tmp_path_factory, "served", lambda root: publish_small(home(root))))
+    root = built_once(tmp_path_factory, "served", lambda root: publish_small(Home(root / "home", "hdb")))
+    return Home(root / "home", "hdb")
 
 
 def publish_small(home: Home) -> str:

@@ -362,7 +362,7 @@ def test_simulated_prices_are_shown_and_never_judged_nor_learned_from(story: tup
 def test_matched_months_are_made_again_whatever_changed_in_them(story: tuple) -> None:
     home, _ = story
     folder = home.settings.home.with_name("matched")
-    shutil.copytree(home.settings.home, folder, ignore=shutil.ignore_patterns("current"))
+    shutil.copytree(home.settings.home, folder)
     copy = Home(folder, "hdb")
     table = "predictions.predictions_matched"
     april = copy.query(f"select observation_id from {table} where month = date '2022-04-01' and model_version = 'v1'")
