@@ -13,6 +13,21 @@
   {{ return("date '" ~ found ~ "'" if found else none) }}
 {% endmacro %}
 
+{#
+  The same for what knows earlier months only: the first month after a touched one, after the last that has observations,
+  or after the last that stands.
+#}
+{% macro changed_after() %}
+  {% set changed, observations = changed_from(), ref('int_observations') %}
+  {% if changed is none %}{{ return(none) }}{% endif %}
+  {% set last = [changed, "(select max(month) from " ~ this ~ ")"] %}
+  {% if not run_query("select 1 from " ~ observations ~ " where month >= " ~ changed ~ " limit 1").rows %}
+    {% do last.append("(select max(month) from " ~ observations ~ ")") %}
+  {% endif %}
+  {% set first = add_months("least(" ~ last | join(", ") ~ ")", 1) %}
+  {{ return("date '" ~ run_query("select cast(" ~ first ~ " as varchar)").columns[0].values()[0] ~ "'") }}
+{% endmacro %}
+
 {# Condition on `month` for rows to be built in this run. Rendered before anything is deleted. #}
 {% macro months_to_build(column='month') %}
   {{ return(from_month(column, changed_from() if execute and is_incremental() else none)) }}
@@ -31,7 +46,16 @@
 
 {# Pre-hook, in the model's transaction: what will be built again is forgotten first. #}
 {% macro forget_months_to_build() %}
-  {% if execute and is_incremental() %}delete from {{ this }} where {{ months_to_build() }}{% endif %}
+  {% if execute and is_incremental() %}{{ forget_from(changed_from()) }}{% endif %}
+{% endmacro %}
+
+{# The same for what knows earlier months only. #}
+{% macro forget_months_after() %}
+  {% if execute and is_incremental() %}{{ forget_from(changed_after()) }}{% endif %}
+{% endmacro %}
+
+{% macro forget_from(changed) %}
+  delete from {{ this }} where {{ from_month('month', changed) }}
 {% endmacro %}
 
 {# Highest load that stands in the labelled observations. #}

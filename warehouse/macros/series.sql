@@ -36,11 +36,11 @@
         predicted.month,
         count(*) as n_served,
         concat_ws(' ', predicted.model_version, predicted.month, {{ content_fingerprint([
-            'predicted.observation_id', 'predicted.predicted_price', 'actuals.actual_price',
+            'predicted.observation_id', 'predicted.predicted_price', 'known.actual_price',
         ]) }}) as fingerprint
     from {{ source('predictions', 'predictions') }} as predicted
-    left join {{ ref('actuals') }} as actuals
-        on predicted.observation_id = actuals.observation_id and actuals.is_price_valid
+    left join {{ ref('int_prediction_traits') }} as known
+        on predicted.observation_id = known.observation_id and predicted.model_version = known.model_version
     where predicted.kind = 'model' and predicted.role = 'champion' and predicted.mode = 'batch'
     group by predicted.model_version, predicted.month
 )

@@ -26,14 +26,8 @@ canary as (
 ),
 
 predictions as (
-    select *
-    from {{ source('predictions', 'predictions') }}
-    where kind = 'model' and mode = 'batch' and {{ is_positive('predicted_price') }}
-),
-
-actuals as (
-    select * from {{ ref('actuals') }}
-    where is_price_valid and actual_price > 0
+    select * from {{ ref('int_prediction_traits') }}
+    where mode = 'batch' and actual_price is not null
 ),
 
 paired as (
@@ -41,10 +35,10 @@ paired as (
         pair.challenger,
         pair.champion,
         theirs.month,
-        coalesce(theirs.area, 'unknown') as area,
+        theirs.area,
         case when theirs.split = 'eval' then 'eval' else 'shadow' end as stage,
-        100 * abs(theirs.predicted_price / actuals.actual_price - 1) as challenger_error,
-        100 * abs(ours.predicted_price / actuals.actual_price - 1) as champion_error,
+        100 * abs(theirs.predicted_price / theirs.actual_price - 1) as challenger_error,
+        100 * abs(ours.predicted_price / ours.actual_price - 1) as champion_error,
         cast(
             floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['theirs.observation_id'])) }}) as integer
         ) as part
@@ -52,7 +46,6 @@ paired as (
     inner join predictions as theirs on pair.challenger = theirs.model_version
     inner join predictions as ours
         on pair.champion = ours.model_version and theirs.observation_id = ours.observation_id
-    inner join actuals on theirs.observation_id = actuals.observation_id
 ),
 
 evidence as (

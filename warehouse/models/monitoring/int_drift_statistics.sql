@@ -35,6 +35,7 @@ predictions as (
 
 features as (
     select * from {{ ref('features') }}
+    where month in (select series.month from series)
 ),
 
 prediction_members as (

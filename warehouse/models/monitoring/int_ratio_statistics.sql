@@ -22,7 +22,12 @@ with studied as (
 ),
 
 matched as (
-    select priced.*
+    select
+        priced.*,
+        -- once a row, not once a group: it costs as much as all the rest of this step
+        cast(
+            floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['priced.observation_id'])) }}) as integer
+        ) as part
     from {{ ref('int_monitored') }} as priced
     semi join studied on priced.split = studied.split and priced.model_version = studied.model_version
     where not priced.is_simulated
@@ -32,9 +37,7 @@ members as (
     {%- for segment_type, condition in same_segment.items() %}
     select
         studied.group_id,
-        cast(
-            floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['matched.observation_id'])) }}) as integer
-        ) as part,
+        matched.part,
         matched.actual_price,
         matched.predicted_price
     from matched

@@ -11,30 +11,19 @@ with months as (
 ),
 
 predictions as (
-    select
-        observation_id,
-        model_version,
-        month,
-        predicted_price
-    from {{ source('predictions', 'predictions') }}
-    where kind = 'model' and role = 'champion' and mode = 'batch' and {{ is_positive('predicted_price') }}
-),
-
-actuals as (
-    select * from {{ ref('actuals') }}
-    where is_price_valid and actual_price > 0
+    select * from {{ ref('int_prediction_traits') }}
+    where role = 'champion' and mode = 'batch' and actual_price is not null
 ),
 
 errors as (
     select
         predictions.model_version,
         predictions.month,
-        predictions.predicted_price / actuals.actual_price as ratio,
-        100 * abs(predictions.predicted_price / actuals.actual_price - 1) as absolute_pct_error
+        predictions.predicted_price / predictions.actual_price as ratio,
+        100 * abs(predictions.predicted_price / predictions.actual_price - 1) as absolute_pct_error
     from predictions
     inner join months
         on predictions.model_version = months.model_version and predictions.month = months.month
-    inner join actuals on predictions.observation_id = actuals.observation_id
 ),
 
 ranked as (

@@ -4,9 +4,9 @@ with intervals as (
     select * from {{ ref('prediction_intervals') }}
 ),
 
-actuals as (
-    select * from {{ ref('actuals') }}
-    where is_price_valid and actual_price > 0
+traits as (
+    select * from {{ ref('int_prediction_traits') }}
+    where actual_price is not null
 ),
 
 limits as (
@@ -16,12 +16,36 @@ limits as (
 matched as (
     select
         intervals.*,
-        actuals.actual_price
+        traits.actual_price,
+        100 * abs(intervals.predicted_price / traits.actual_price - 1) as absolute_pct_error
     from intervals
-    inner join actuals on intervals.observation_id = actuals.observation_id
+    inner join traits
+        on intervals.observation_id = traits.observation_id and intervals.model_version = traits.model_version
 ),
 
-leveled as (
+measured as (
+    select
+        model_version,
+        split,
+        month,
+        area,
+        grade,
+        count(*) as n,
+        {%- for level in interval_levels() if level.name != 'std' %}
+        avg(
+            case when actual_price between lower_{{ level.name }} and upper_{{ level.name }} then 100.0 else 0.0 end
+        ) as coverage_{{ level.name }},
+        avg(100 * (upper_{{ level.name }} - lower_{{ level.name }}) / predicted_price) as width_{{ level.name }},
+        {%- endfor %}
+        {{ median_of('absolute_pct_error') }} as mdape_pct
+    from matched
+    -- sqlfluff does not parse grouping sets of several columns
+    group by grouping sets ( -- noqa: PRS
+        (model_version, split), (model_version, split, month), (model_version, split, area), (model_version, split, grade)
+    )
+),
+
+grouped as (
     {%- for level in interval_levels() if level.name != 'std' %}
     select
         model_version,
@@ -29,36 +53,14 @@ leveled as (
         month,
         area,
         grade,
+        n,
         {{ level.name }} as level_pct,
-        case
-            when actual_price between lower_{{ level.name }} and upper_{{ level.name }} then 100.0
-            else 0.0
-        end as covered,
-        100 * (upper_{{ level.name }} - lower_{{ level.name }}) / predicted_price as width_pct,
-        100 * abs(predicted_price / actual_price - 1) as absolute_pct_error
-    from matched
+        coverage_{{ level.name }} as coverage_pct,
+        width_{{ level.name }} as mean_width_pct,
+        mdape_pct
+    from measured
     {{ 'union all' if not loop.last }}
     {%- endfor %}
-),
-
-grouped as (
-    select
-        model_version,
-        split,
-        level_pct,
-        month,
-        area,
-        grade,
-        count(*) as n,
-        avg(covered) as coverage_pct,
-        avg(width_pct) as mean_width_pct,
-        {{ median_of('absolute_pct_error') }} as mdape_pct
-    from leveled
-    -- sqlfluff does not parse grouping sets of several columns
-    group by grouping sets ( -- noqa: PRS
-        (model_version, split, level_pct), (model_version, split, level_pct, month),
-        (model_version, split, level_pct, area), (model_version, split, level_pct, grade)
-    )
 ),
 
 compared as (
