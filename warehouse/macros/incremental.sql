@@ -13,18 +13,11 @@
   {{ return("date '" ~ found ~ "'" if found else none) }}
 {% endmacro %}
 
-{#
-  The same for what knows earlier months only: the first month after a touched one, after the last that has observations,
-  or after the last that stands.
-#}
+{# The same for what knows earlier months only: the first month after a touched one, or after the last that stands. #}
 {% macro changed_after() %}
-  {% set changed, observations = changed_from(), ref('int_observations') %}
+  {% set changed = changed_from() %}
   {% if changed is none %}{{ return(none) }}{% endif %}
-  {% set last = [changed, "(select max(month) from " ~ this ~ ")"] %}
-  {% if not run_query("select 1 from " ~ observations ~ " where month >= " ~ changed ~ " limit 1").rows %}
-    {% do last.append("(select max(month) from " ~ observations ~ ")") %}
-  {% endif %}
-  {% set first = add_months("least(" ~ last | join(", ") ~ ")", 1) %}
+  {% set first = add_months("least(" ~ changed ~ ", (select max(month) from " ~ this ~ "))", 1) %}
   {{ return("date '" ~ run_query("select cast(" ~ first ~ " as varchar)").columns[0].values()[0] ~ "'") }}
 {% endmacro %}
 
