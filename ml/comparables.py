@@ -38,7 +38,7 @@ class Homes:
     rows: pa.Table
     """observation_id, month, area, price, market (log of the as-of market level of its month)."""
     leaves: np.ndarray
-    """uint16, shape (n, trees)."""
+    """uint8 where no tree has a node beyond 255, else uint16; shape (n, trees)."""
 
     @cached_property
     def by_area(self) -> dict[str, slice]:
@@ -128,11 +128,12 @@ def _nearest(
     subjects, sales, shared = [], [], []
     for first in range(part.start, part.stop, step):
         mine = subject_leaves[first : min(first + step, part.stop)]
-        equal = np.zeros((len(mine), n), dtype=np.uint16)
+        equal = np.zeros((len(mine), n), dtype=np.min_scalar_type(TREES))
         for t in range(mine.shape[1]):
             equal += mine[:, t, None] == theirs[None, t]
         # one number that orders by shared leaves, then by the candidates' order, so that no two are equal
-        score = equal.astype(np.int64) * n + np.arange(n, 0, -1) - 1
+        score = np.multiply(equal, n, dtype=np.int32 if (TREES + 1) * n < 2**31 else np.int64)
+        score += np.arange(n - 1, -1, -1, dtype=score.dtype)
         best = np.argpartition(score, n - k, axis=1)[:, n - k :]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(score, best, axis=1), axis=1), axis=1)
         subjects.append(np.repeat(np.arange(first, first + len(mine)), k))
@@ -176,13 +177,13 @@ def _read(
 
 
 def leaves_of(bundle: Bundle, x: np.ndarray) -> np.ndarray:
-    """Leaf of each row in each compared tree, uint16 of shape (n, trees); ``x`` is the matrix of features."""
+    """Leaf of each row in each compared tree, shape (n, trees), as in ``Homes``; ``x`` is the matrix of features."""
     trees = min(TREES, bundle.booster.num_boosted_rounds())
     if not len(x):
-        return np.empty((0, trees), dtype=np.uint16)
+        return np.empty((0, trees), dtype=np.uint8)
     # the matrix has no names: the order of features is the bundle's
     found = bundle.booster.predict(xgb.DMatrix(x), pred_leaf=True, iteration_range=(0, trees), validate_features=False)
-    return found.reshape(len(x), trees).astype(np.uint16)
+    return found.reshape(len(x), trees).astype(np.uint8 if found.max() < 256 else np.uint16)
 
 
 def market_levels(connection: duckdb.DuckDBPyConnection, contract: Contract) -> dict[date, float]:
