@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import psutil
 
 from ml.contract import load
 from ml.settings import PROJECT_ROOT, Settings
+from tests.servers import answer_of, free_port, started
 
 
 class Client:
@@ -195,28 +195,11 @@ def measure(port: int, process: psutil.Process, rows: list[dict[str, Any]], requ
 @contextmanager
 def running(command: list[str], environment: dict[str, str], port: int, log: Path) -> Iterator[psutil.Process]:
     """A service in a process of its own, ready, until the block ends."""
-    started = time.perf_counter()
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=PROJECT_ROOT,
-            env={**os.environ, **environment},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        asyncio.run(until_ready(port, process))
-        show("start to ready", f"{time.perf_counter() - started:.1f} s", "<= 8 s")
+    begun = time.perf_counter()
+    with started([sys.executable, "-m", *command], log, environment) as process:
+        answer_of(f"http://127.0.0.1:{port}/ready", process, log)
+        show("start to ready", f"{time.perf_counter() - begun:.1f} s", "<= 8 s")
         yield psutil.Process(process.pid)
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
 
 
 def main() -> None:
@@ -249,21 +232,6 @@ def main() -> None:
             ours = measure(port, process, rows, arguments.requests)
         for what, seconds in theirs.items():
             show(f"ratio, {what}", f"{ours[what] / seconds:.2f}")
-
-
-async def until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    while process.poll() is None:
-        try:
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(b"GET /ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-            line = await reader.readline()
-            writer.close()
-            if b" 200 " in line:
-                return
-        except OSError:
-            pass
-        await asyncio.sleep(0.02)
-    raise SystemExit("the API ended before it was ready")
 
 
 if __name__ == "__main__":

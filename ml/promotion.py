@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import duckdb
 
 from ml.contract import Contract
-from ml.registry import CHALLENGER, CHAMPION, ModelVersion, challenger, champion, open_registry, versions
+from ml.mlflow_store import open_registry
+from ml.registry import CHALLENGER, CHAMPION, ModelVersion, challenger, champion, versions
 from ml.settings import Settings
 from ml.warehouse import transaction
 

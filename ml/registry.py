@@ -3,15 +3,14 @@
 A version comes into being by one MLflow call, made when all its artifacts stand; ``reconcile_registry`` then brings
 aliases and warehouse to agree with MLflow. The same function runs at the start of every training, so a process that
 is killed anywhere leaves nothing that the next run does not put right. Fitting is in ``ml/train.py``, the verdict in
-``ml/gate.py``; which version gets which alias, and why, in ``ml/promotion.py``.
+``ml/gate.py``; which version gets which alias, and why, in ``ml/promotion.py``; where MLflow keeps all this, in
+``ml/mlflow_store.py``.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -33,9 +32,10 @@ from ml.bundle import Bundle, seal_bundle, write_bundle, write_json
 from ml.contract import Contract
 from ml.dataset import IDENTITY, Selection, TrainingData, TrainingWindow, read, select, training_window
 from ml.gate import Verdict, judge
+from ml.mlflow_store import close_dead_runs, experiment_of, open_registry
 from ml.params import Params
 from ml.params import load as load_params
-from ml.settings import PROJECT_ROOT, QUIET, Settings
+from ml.settings import PROJECT_ROOT, Settings
 from ml.train import Fit, Progress, fit
 from ml.warehouse import transaction
 
@@ -258,46 +258,7 @@ def reconcile_registry(
             _insert_version(connection, row, eval_predictions, fitted_values)
             done.append(f"{row['model_version']} is mirrored to the warehouse")
         done += follow_aliases(connection, client, name)
-    return done + _close_dead_runs(client, settings)
-
-
-def open_registry(settings: Settings) -> MlflowClient:
-    """Client of the tracking store and registry; creates the SQLite store on first use (seconds)."""
-    os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working directory is not the model's
-    from mlflow import MlflowClient
-
-    # only after the import, which sets its own level
-    for noisy in ("mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # a model without a signature, on purpose
-    if settings.mlflow_uri.startswith("sqlite:///"):
-        _make_store(Path(settings.mlflow_uri.removeprefix("sqlite:///")))
-    return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
-
-
-def _make_store(path: Path) -> None:
-    """MLflow's SQLite file, unless it stands, made aside and renamed.
-
-    Its tables come from 68 migrations. A process killed between two of them would leave a file that no MLflow opens.
-    """
-    if path.exists():
-        return
-    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.tmp")
-    with path.with_name(f"{path.name}.lock").open("w") as lock:
-        # the kernel lets go of it when a process dies; runs of two datasets share the store
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if path.exists():
-            return
-        for left in path.parent.glob(f"{aside.name}*"):
-            left.unlink()
-        SqlAlchemyStore(f"sqlite:///{aside}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
-        aside.replace(path)
+    return done + close_dead_runs(client, settings)
 
 
 def _window(connection: duckdb.DuckDBPyConnection, contract: Contract, through: str | None) -> TrainingWindow:
@@ -544,30 +505,6 @@ def _insert_version(
     )
     write_eval_predictions(connection, row["model_version"], eval_predictions, row["run_id"])
     write_fitted_values(connection, row["model_version"], fitted_values, row["run_id"])
-
-
-def _close_dead_runs(client: MlflowClient, settings: Settings) -> list[str]:
-    """Runs of this warehouse that still run were killed: whoever holds the warehouse knows that no other trains."""
-    experiment = client.get_experiment_by_name(settings.registered_model)
-    if experiment is None:
-        return []
-    dead = client.search_runs(
-        [experiment.experiment_id],
-        f"attributes.status = 'RUNNING' and tags.warehouse = \"{settings.warehouse}\"",
-    )
-    for run in dead:
-        client.set_terminated(run.info.run_id, "KILLED")
-    return [f"run {run.info.run_id} was killed before it ended" for run in dead]
-
-
-def experiment_of(client: MlflowClient, settings: Settings) -> str:
-    """Id of the dataset's MLflow experiment, made when it is missing."""
-    name = settings.registered_model
-    if found := client.get_experiment_by_name(name):
-        return found.experiment_id
-    local = settings.mlflow_uri.startswith("sqlite:///")
-    where = (settings.mlflow_artifacts / settings.dataset).as_uri() if local else None
-    return client.create_experiment(name, artifact_location=where)
 
 
 def _git_commit() -> str | None:

@@ -19,9 +19,9 @@ import duckdb
 
 from ml import folds
 from ml.contract import Contract
+from ml.mlflow_store import experiment_of, open_registry
 from ml.params import PARAMS, Params
 from ml.params import load as load_params
-from ml.registry import experiment_of, open_registry
 from ml.settings import Settings
 
 if TYPE_CHECKING:

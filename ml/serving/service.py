@@ -293,11 +293,17 @@ class Service:
         self._large += 1
         try:
             found = await asyncio.gather(
-                *(loop.run_in_executor(self._many, self._price, state, rows[cut : cut + size]) for cut in cuts)
+                *(loop.run_in_executor(self._many, self._price, state, rows[cut : cut + size]) for cut in cuts),
+                return_exceptions=True,  # where a part fails, the version stays in use until the others have ended
             )
         finally:
             self._large -= 1
-        return Priced([(part, cut + at) for cut, parts in zip(cuts, found, strict=True) for part, at in parts], state)
+        parts = []
+        for cut, priced in zip(cuts, found, strict=True):
+            if isinstance(priced, BaseException):
+                raise priced
+            parts += [(answers, cut + at) for answers, at in priced]
+        return Priced(parts, state)
 
     def _price(self, state: State, rows: list[dict[str, Any]]) -> list[tuple[Answers, np.ndarray]]:
         """Answers, and which of the rows they are to; each row by the version that serves it."""

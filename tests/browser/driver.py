@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +15,7 @@ from playwright.sync_api import Browser, Locator, Page, Request, WebSocket, sync
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 from ml.settings import Settings
+from tests.servers import answer_of, free_port, started
 
 #: The system's; None where there is none, and then the tests skip.
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -64,37 +61,12 @@ class Dashboard:
 
 @contextmanager
 def serve(settings: Settings, log: Path, **environment: str) -> Iterator[Dashboard]:
-    """``housing dashboard`` until the block ends. Raises RuntimeError, with its last words, when it does not start."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """``housing dashboard`` until the block ends. Raises ServerError when it does not start."""
+    port = free_port()
     command = [sys.executable, "-m", "dagster_project.cli", "dashboard", "--port", str(port)]
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            command, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, **settings.environment, **environment}
-        )
-    try:
-        _wait(process, port, log)
+    with started(command, log, {**settings.environment, **environment}) as process:
+        answer_of(f"http://127.0.0.1:{port}/_stcore/health", process, log)
         yield Dashboard(settings, port, process)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=2) as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    raise RuntimeError(f"the dashboard did not start: {log.read_text(errors='replace')[-2000:]}")
 
 
 @contextmanager

@@ -6,12 +6,10 @@ Real files where they are here, made ones elsewhere. A version of few trees is c
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 import shutil
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
@@ -24,11 +22,11 @@ import pytest
 from ml.params import load as load_params
 from ml.registry import champion, train_and_register
 from ml.score import score_months
-from ml.settings import PROJECT_ROOT
 from ml.warehouse import connect
 from tests import factories
 from tests.built import built_once
 from tests.conftest import REAL_DATA, Home
+from tests.servers import answer_of, free_port, started
 
 #: Scored months; the second one is the newest with encodings of prices before it.
 MONTHS = [date(2022, 1, 1), date(2022, 2, 1)]
@@ -91,58 +89,32 @@ def copied(served: Home, tmp_path: Path) -> Home:
 class Api:
     """A running API process."""
 
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[bytes]
     url: str
-    home: Home
+    log: Path
     client: httpx.Client = field(init=False)
 
     def __post_init__(self) -> None:
         self.client = httpx.Client(base_url=self.url, timeout=30)
 
-    def ready(self, timeout_s: float = 60) -> dict[str, Any]:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            assert self.process.poll() is None, self.process.stdout and self.process.stdout.read()
-            with contextlib.suppress(httpx.TransportError):
-                answer = self.client.get("/ready")
-                if answer.status_code == 200:
-                    return answer.json()
-            time.sleep(0.05)
-        raise AssertionError(f"not ready after {timeout_s} s")
+    def ready(self) -> dict[str, Any]:
+        """What it says when it is."""
+        return json.loads(answer_of(f"{self.url}/ready", self.process, self.log))
 
 
 @contextlib.contextmanager
 def running(home: Home, **settings: str) -> Iterator[Api]:
-    """``housing serve`` in a process of its own on a free port; killed at the end if need be."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """``housing serve`` in a process of its own on a free port until the block ends."""
+    port, log = free_port(), home.settings.home / "api.log"
     environment = {
-        **os.environ,
         **home.settings.environment,
         "HOUSING_API_PORT": str(port),
         **{f"HOUSING_API_{name.upper()}": value for name, value in settings.items()},
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dagster_project.cli", "serve"],
-        cwd=PROJECT_ROOT,
-        env=environment,
-        stdout=(home.settings.home / "api.log").open("w"),
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    api = Api(process, f"http://127.0.0.1:{port}", home)
-    try:
-        yield api
-    finally:
-        api.client.close()
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    with started([sys.executable, "-m", "dagster_project.cli", "serve"], log, environment) as process:
+        api = Api(process, f"http://127.0.0.1:{port}", log)
+        with api.client:
+            yield api
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from ml.settings import PROJECT_ROOT
+from tests.servers import free_port, started
 from tests.serving.conftest import Api
 
 MONITORING = PROJECT_ROOT / "deploy" / "monitoring"
@@ -59,32 +59,23 @@ def test_a_real_prometheus_scrapes_it_and_knows_every_metric_that_is_asked_for(
     config["global"]["scrape_timeout"] = "200ms"
     shutil.copy(MONITORING / "alerts.yml", tmp_path)
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [prometheus, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb",
-         f"--web.listen-address=127.0.0.1:{port}"],
-        stdout=subprocess.DEVNULL, stderr=(tmp_path / "log").open("w"),
-    )  # fmt: skip
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
-            up = asked(client, 'up{job="housing_api"}', tmp_path)
-            assert [v["value"][1] for v in up] == ["1"]
-            [model] = asked(client, "housing_model_info", tmp_path)
-            assert model["metric"]["model_version"] == "v1" and model["metric"]["role"] == "champion"
-            assert float(asked(client, "sum(housing_predictions_total)", tmp_path)[0]["value"][1]) >= 1
-            known = set(client.get("/api/v1/label/__name__/values").json()["data"])
-            named = {name for text in expressions() for name in METRIC.findall(re.sub(r'"[^"]*"', "", text))}
-            assert named <= known, named - known
-            for text in expressions():
-                answer = client.get("/api/v1/query", params={"query": text}).json()
-                assert answer["status"] == "success", (text, answer)
-            rules = client.get("/api/v1/rules").json()["data"]["groups"]
-            assert rules and all(r["health"] != "err" for group in rules for r in group["rules"])
-    finally:
-        process.terminate()
-        process.wait(10)
+    port = free_port()
+    command = [prometheus, f"--config.file={tmp_path}/prometheus.yml", f"--storage.tsdb.path={tmp_path}/tsdb",
+               f"--web.listen-address=127.0.0.1:{port}"]  # fmt: skip
+    with started(command, tmp_path / "log"), httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=5) as client:
+        up = asked(client, 'up{job="housing_api"}', tmp_path)
+        assert [v["value"][1] for v in up] == ["1"]
+        [model] = asked(client, "housing_model_info", tmp_path)
+        assert model["metric"]["model_version"] == "v1" and model["metric"]["role"] == "champion"
+        assert float(asked(client, "sum(housing_predictions_total)", tmp_path)[0]["value"][1]) >= 1
+        known = set(client.get("/api/v1/label/__name__/values").json()["data"])
+        named = {name for text in expressions() for name in METRIC.findall(re.sub(r'"[^"]*"', "", text))}
+        assert named <= known, named - known
+        for text in expressions():
+            answer = client.get("/api/v1/query", params={"query": text}).json()
+            assert answer["status"] == "success", (text, answer)
+        rules = client.get("/api/v1/rules").json()["data"]["groups"]
+        assert rules and all(r["health"] != "err" for group in rules for r in group["rules"])
 
 
 def asked(client: httpx.Client, query: str, folder: Path) -> list[dict[str, Any]]:

@@ -201,6 +201,28 @@ def test_a_large_request_is_priced_in_parts_that_say_what_the_whole_says(own: Ho
     state.snapshot.close()
 
 
+def test_a_large_request_fails_when_its_last_part_has_ended(
+    own: Home, raw: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, state = service_of(own, "auto")
+    rows = (raw * (1 + 1_001 // len(raw)))[:1_001]
+    ended = threading.Event()
+
+    def price(_: Any, part: list[dict[str, Any]]) -> list[Any]:
+        if part[0] is rows[0]:
+            raise ValueError("the first part fails")
+        time.sleep(0.5)
+        ended.set()
+        return []
+
+    monkeypatch.setattr(service, "_price", price)
+    with ThreadPoolExecutor(1) as aside, pytest.raises(ValueError, match="the first part fails"):
+        aside.submit(lambda: asyncio.run(service._price_large(state, rows))).result()
+    # who asked gives the version back now: nobody may be pricing with it any more
+    assert ended.is_set()
+    state.snapshot.close()
+
+
 def test_a_shadow_is_journaled_and_never_answers(own: Home, example: dict[str, Any]) -> None:
     from ml.serving.journal import adopt, folder_of, records
 

@@ -15,10 +15,10 @@ import yaml
 
 from ml import folds, tune
 from ml.evaluate import accuracy
+from ml.mlflow_store import open_registry
 from ml.model_selection import compare, load_candidates
 from ml.params import PARAMS, ParamsError
 from ml.params import load as load_params
-from ml.registry import open_registry
 from ml.settings import Settings
 from ml.warehouse import connect
 from tests import factories, toy

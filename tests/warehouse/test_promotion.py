@@ -16,12 +16,12 @@ import pytest
 
 from ml.bundle import BundleError
 from ml.contract import Promotion
+from ml.mlflow_store import open_registry
 from ml.promotion import PromotionError, carry_out, promote, rollback
 from ml.registry import (
     challenger,
     champion,
     load_bundle,
-    open_registry,
     reconcile_registry,
     run_file,
     train_and_register,

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from ml.contract import Contract, Gate
+from ml.mlflow_store import open_registry
 from ml.registry import (
     ModelVersion,
     Outcome,
     champion,
     load_bundle,
-    open_registry,
     reconcile_registry,
     run_file,
     train_and_register,

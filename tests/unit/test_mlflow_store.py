@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from ml.registry import open_registry
+from ml.mlflow_store import open_registry
 from ml.settings import Settings
 from tests.prepared import forked
 

@@ -1,0 +1,80 @@
+"""The MLflow store of a home: opened, made on first use, and rid of runs whose process died.
+
+What is registered in it stands in ``ml/registry.py``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml.settings import QUIET, Settings
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def open_registry(settings: Settings) -> MlflowClient:
+    """Client of the tracking store and registry; creates the SQLite store on first use (seconds)."""
+    os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_UV_AUTO_DETECT", "false")  # a lock file in the working directory is not the model's
+    from mlflow import MlflowClient
+
+    # only after the import, which sets its own level
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # a model without a signature, on purpose
+    if settings.mlflow_uri.startswith("sqlite:///"):
+        _make_store(Path(settings.mlflow_uri.removeprefix("sqlite:///")))
+    return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
+
+
+def close_dead_runs(client: MlflowClient, settings: Settings) -> list[str]:
+    """Runs of this warehouse that still run were killed: whoever holds the warehouse knows that no other trains."""
+    experiment = client.get_experiment_by_name(settings.registered_model)
+    if experiment is None:
+        return []
+    dead = client.search_runs(
+        [experiment.experiment_id],
+        f"attributes.status = 'RUNNING' and tags.warehouse = \"{settings.warehouse}\"",
+    )
+    for run in dead:
+        client.set_terminated(run.info.run_id, "KILLED")
+    return [f"run {run.info.run_id} was killed before it ended" for run in dead]
+
+
+def experiment_of(client: MlflowClient, settings: Settings) -> str:
+    """Id of the dataset's MLflow experiment, made when it is missing."""
+    name = settings.registered_model
+    if found := client.get_experiment_by_name(name):
+        return found.experiment_id
+    local = settings.mlflow_uri.startswith("sqlite:///")
+    where = (settings.mlflow_artifacts / settings.dataset).as_uri() if local else None
+    return client.create_experiment(name, artifact_location=where)
+
+
+def _make_store(path: Path) -> None:
+    """MLflow's SQLite file, unless it stands, made aside and renamed.
+
+    Its tables come from 68 migrations. A process killed between two of them would leave a file that no MLflow opens.
+    """
+    if path.exists():
+        return
+    from mlflow.store.tracking import DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{path.name}.tmp")
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        # the kernel lets go of it when a process dies; runs of two datasets share the store
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        for left in path.parent.glob(f"{aside.name}*"):
+            left.unlink()
+        SqlAlchemyStore(f"sqlite:///{aside}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
+        aside.replace(path)
