@@ -38,7 +38,7 @@ class Homes:
     rows: pa.Table
     """observation_id, month, area, price, market (log of the as-of market level of its month)."""
     leaves: np.ndarray
-    """uint8 where no tree has a node beyond 255, else uint16; shape (n, trees)."""
+    """The smallest unsigned type that holds every node, shape (n, trees)."""
 
     @cached_property
     def by_area(self) -> dict[str, slice]:
@@ -183,7 +183,7 @@ def leaves_of(bundle: Bundle, x: np.ndarray) -> np.ndarray:
         return np.empty((0, trees), dtype=np.uint8)
     # the matrix has no names: the order of features is the bundle's
     found = bundle.booster.predict(xgb.DMatrix(x), pred_leaf=True, iteration_range=(0, trees), validate_features=False)
-    return found.reshape(len(x), trees).astype(np.uint8 if found.max() < 256 else np.uint16)
+    return found.reshape(len(x), trees).astype(np.min_scalar_type(int(found.max())))
 
 
 def market_levels(connection: duckdb.DuckDBPyConnection, contract: Contract) -> dict[date, float]:

@@ -6,6 +6,11 @@
 {# Parts that a bootstrap draws from. Fewer rows than parts: each row is its own. #}
 {% macro bootstrap_parts() %}{{ return(100) }}{% endmacro %}
 
+{# Part of a row, by a column that tells rows apart. #}
+{% macro bootstrap_part(column) -%}
+cast(floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash([column])) }}) as integer)
+{%- endmacro %}
+
 {# `select` of part, sample and weight: how often each sample drew the part, Poisson with mean 1, the same every time. #}
 {% macro bootstrap_weights(samples=200) %}
     select

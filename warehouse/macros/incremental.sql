@@ -3,8 +3,9 @@
   rows that stand in the warehouse, so the result equals a full refresh row for row.
 #}
 
-{# First month touched by loads that this model has not seen, as a date literal; none when nothing is new. #}
+{# First month touched by loads that this model has not seen, as a date literal; none when nothing is new, or everything. #}
 {% macro changed_from() %}
+  {% if not (execute and is_incremental()) %}{{ return(none) }}{% endif %}
   {% set labelled = ref('int_observations_labelled') %}
   {% set found = run_query(
       "select cast(min(month) as varchar) from " ~ labelled ~ " where observation_id in ("
@@ -21,12 +22,7 @@
   {{ return("date '" ~ run_query("select cast(" ~ first ~ " as varchar)").columns[0].values()[0] ~ "'") }}
 {% endmacro %}
 
-{# Condition on `month` for rows to be built in this run. Rendered before anything is deleted. #}
-{% macro months_to_build(column='month') %}
-  {{ return(from_month(column, changed_from() if execute and is_incremental() else none)) }}
-{% endmacro %}
-
-{# The same with the first changed month at hand. #}
+{# Condition on a month for rows to be built in this run. The model is rendered before anything is deleted. #}
 {% macro from_month(column, changed) %}
   {% if not (execute and is_incremental()) %}{{ return('true') }}{% endif %}
   {{ return(column ~ ' >= ' ~ changed if changed else 'false') }}
@@ -38,17 +34,8 @@
 {% endmacro %}
 
 {# Pre-hook, in the model's transaction: what will be built again is forgotten first. #}
-{% macro forget_months_to_build() %}
-  {% if execute and is_incremental() %}{{ forget_from(changed_from()) }}{% endif %}
-{% endmacro %}
-
-{# The same for what knows earlier months only. #}
-{% macro forget_months_after() %}
-  {% if execute and is_incremental() %}{{ forget_from(changed_after()) }}{% endif %}
-{% endmacro %}
-
 {% macro forget_from(changed) %}
-  delete from {{ this }} where {{ from_month('month', changed) }}
+  {% if execute and is_incremental() %}delete from {{ this }} where {{ from_month('month', changed) }}{% endif %}
 {% endmacro %}
 
 {# Highest load that stands in the labelled observations. #}

@@ -2,12 +2,12 @@
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='fail',
-    pre_hook="{{ forget_months_after() }}"
+    pre_hook="{{ forget_from(changed_after()) }}"
 ) }}
 
 {%- set k = contract() %}
 {%- set unseen = "'__unseen__'" %}
-{%- set changed = changed_after() if execute and is_incremental() %}
+{%- set changed = changed_after() %}
 {%- set indexed = k.encodings | selectattr('indexed', 'defined') | selectattr('indexed') | list | length > 0 %}
 
 -- Each month's priced rows are added up by key, then fanned out to the later months in which they count as history: a

@@ -2,7 +2,7 @@
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='fail',
-    pre_hook="{{ forget_months_to_build() }}"
+    pre_hook="{{ forget_from(changed_from()) }}"
 ) }}
 
 -- What features_as_of gave for each observation, stored.
@@ -10,4 +10,4 @@ select
     *,
     cast({{ latest_batch() }} as bigint) as built_through_batch
 from {{ ref('features_as_of') }}
-where {{ months_to_build() }}
+where {{ from_month('month', changed_from()) }}

@@ -2,11 +2,11 @@
     materialized='incremental',
     incremental_strategy='append',
     on_schema_change='fail',
-    pre_hook="{{ forget_months_to_build() }}"
+    pre_hook="{{ forget_from(changed_from()) }}"
 ) }}
 
 {%- set like = like_for_like() %}
-{%- set changed = changed_from() if execute and is_incremental() %}
+{%- set changed = changed_from() %}
 {%- set longest = like['months_back'][1] if like else 0 %}
 
 -- What is sold differs from month to month, so a mean price tells of the mix as much as of the market. A sale is

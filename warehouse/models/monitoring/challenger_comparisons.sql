@@ -39,9 +39,7 @@ paired as (
         case when theirs.split = 'eval' then 'eval' else 'shadow' end as stage,
         100 * abs(theirs.predicted_price / theirs.actual_price - 1) as challenger_error,
         100 * abs(ours.predicted_price / ours.actual_price - 1) as champion_error,
-        cast(
-            floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['theirs.observation_id'])) }}) as integer
-        ) as part
+        {{ bootstrap_part('theirs.observation_id') }} as part
     from pair
     inner join predictions as theirs on pair.challenger = theirs.model_version
     inner join predictions as ours

@@ -25,9 +25,7 @@ matched as (
     select
         priced.*,
         -- once a row, not once a group: it costs as much as all the rest of this step
-        cast(
-            floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash(['priced.observation_id'])) }}) as integer
-        ) as part
+        {{ bootstrap_part('priced.observation_id') }} as part
     from {{ ref('int_monitored') }} as priced
     semi join studied on priced.split = studied.split and priced.model_version = studied.model_version
     where not priced.is_simulated
