@@ -1,15 +1,16 @@
 """SHAP values of a booster of shallow trees: XGBoost's ``pred_contribs``, several times faster for many rows.
 
-For one leaf, a row matters only by which of the path's features send it the leaf's way: ``2 ** features`` patterns. The
+For one leaf, a row matters only by which splits of the path send it the leaf's way: ``2 ** splits`` patterns. The
 leaf's contribution to each feature is computed once per pattern and looked up for every row (the idea of Yang 2021,
-Fast TreeSHAP, algorithm v2). The Shapley weights are an integral over [0, 1] that Gauss-Legendre nodes give exactly
-(Yu et al. 2022, Linear TreeSHAP). Trees whose paths have more than MAX_PATH features are left to XGBoost.
+Fast TreeSHAP, algorithm v2), here for all leaves of a twig at once. The Shapley weights are an integral over [0, 1]
+that Gauss-Legendre nodes give exactly (Yu et al. 2022, Linear TreeSHAP). Trees deeper than MAX_DEPTH are left to
+XGBoost.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,15 @@ from typing import Any
 import numpy as np
 import xgboost as xgb
 
-MAX_PATH = 8
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact up to degree 7, which a path of 8 features reaches
+MAX_DEPTH = 8
+PATTERN = np.dtype(
+    np.uint8
+)  # a bit for each split: a tree of MAX_DEPTH has room for twigs of one split, others of three
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact up to degree 7, which a path of MAX_DEPTH features reaches
 NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2
 ROWS_PER_PATTERN = 6  # with fewer rows XGBoost itself is faster
-CHUNK_ROWS = 4_096  # what a chunk needs stays in the processor's cache
+CHUNK_ROWS = 8_192  # what a chunk needs stays in the processor's cache
+WORD = np.dtype(np.uint64)  # the patterns of so many twigs are looked up together
 
 
 def shap_values(
@@ -36,11 +41,9 @@ def shap_values(
     raw = _trees(booster)
     # preparing a tree costs what XGBoost needs for some rows; measured on trees of depth 6 and 8. The first tree stands
     # for all, so that a thousand others are not taken apart for nothing
-    if len(x) < ROWS_PER_PATTERN << _Tree.parse(raw[0]).width:
+    if len(x) < ROWS_PER_PATTERN << _heights(raw[0])[0] or any(_heights(tree)[0] > MAX_DEPTH for tree in raw):
         return _by_xgboost(booster, x)
     trees = [_Tree.parse(tree) for tree in raw]
-    if any(tree.width > MAX_PATH for tree in trees):
-        return _by_xgboost(booster, x)
     thresholds = _thresholds(trees, x.shape[1])
     codes = np.empty(x.shape[::-1], dtype=np.uint16)
     for f, bounds in enumerate(thresholds):
@@ -49,7 +52,7 @@ def shap_values(
     done = [0]
 
     def part(first: int) -> np.ndarray:
-        out = np.zeros(x.shape, dtype=np.float64)
+        out = np.zeros(codes.shape, dtype=np.float64)
         for tree in trees[first::threads]:
             tree.add(codes, thresholds, out)
             done[0] += 1
@@ -60,7 +63,7 @@ def shap_values(
     with ThreadPoolExecutor(threads) as pool:
         values = sum(pool.map(part, range(threads)))
     bias = _by_xgboost(booster, np.zeros((1, x.shape[1]), dtype=np.float32))[0, -1]
-    return np.column_stack([values, np.full(len(x), bias)])
+    return np.vstack([values, np.full(len(x), bias)]).T
 
 
 def _by_xgboost(booster: xgb.Booster, x: np.ndarray) -> np.ndarray:
@@ -76,130 +79,169 @@ def _thresholds(trees: list[_Tree], features: int) -> list[np.ndarray]:
     """Ascending split points of each feature over all trees."""
     found: list[list[np.ndarray]] = [[] for _ in range(features)]
     for tree in trees:
-        for f in np.unique(tree.split_feature):
-            found[f].append(tree.split_value[tree.split_feature == f])
+        for f in np.unique(tree.feature):
+            found[f].append(tree.at[tree.feature == f])
     return [np.unique(np.concatenate(f)) if f else np.empty(0, np.float32) for f in found]
 
 
 @dataclass(frozen=True)
 class _Tree:
-    """A tree by leaves. Each leaf has up to ``width`` features on its path; places beyond are padded."""
+    """A tree as twigs: its largest subtrees of at most one or two splits between root and leaf.
 
-    split_feature: np.ndarray
-    split_value: np.ndarray
+    What a row adds depends on its pattern in each twig: one bit for each split of the twig or on the way to it, set
+    where the row goes left. One pattern, looked up once, serves all leaves of the twig.
+    """
+
     feature: np.ndarray
-    """int, (leaves, width); -1 pads."""
-    lower: np.ndarray
-    """float32, (leaves, width): the leaf is reached where lower <= x < upper."""
-    upper: np.ndarray
+    """int, (splits,)."""
+    at: np.ndarray
+    """float32, (splits,): left where x < at."""
     missing: np.ndarray
-    """bool, (leaves, width): a missing value goes the leaf's way."""
+    """bool, (splits,): a missing value goes left."""
+    sets: np.ndarray
+    """PATTERN, (splits, twigs): the bit that going left sets in each twig's pattern; padded to whole WORDs."""
+    patterns: int
+    first_leaf: np.ndarray
+    """int, (twigs,), here without padding: the leaves of a twig follow each other."""
+    path: np.ndarray
+    """int, (width, leaves): the features on the way to each leaf; -1 pads."""
+    mask: np.ndarray
+    """int, (width, leaves): a row goes the leaf's way by that feature where its pattern & mask == wanted."""
+    wanted: np.ndarray
     ratio: np.ndarray
-    """float64, (leaves, width): share of the training rows that go the leaf's way when the feature is unknown."""
+    """float64, (width, leaves): share of the training rows that go the leaf's way when the feature is unknown."""
     value: np.ndarray
     """float64, (leaves,)."""
-
-    @property
-    def width(self) -> int:
-        return self.feature.shape[1]
 
     @classmethod
     def parse(cls, tree: dict[str, Any]) -> _Tree:
         left, right, feature = tree["left_children"], tree["right_children"], tree["split_indices"]
-        value, cover, default_left = tree["split_conditions"], tree["sum_hessian"], tree["default_left"]
-        leaves: list[tuple[dict[int, tuple[float, float, bool, float]], float]] = []
-        stack: list[tuple[int, dict[int, tuple[float, float, bool, float]]]] = [(0, {})]
+        value, cover = tree["split_conditions"], tree["sum_hessian"]
+        height = _heights(tree)
+        twig_height = 2 if height[0] < MAX_DEPTH else 1
+        twigs: list[list[int]] = []
+        first_leaf: list[int] = []
+        leaves: list[tuple[float, dict[int, tuple[float, int, int]]]] = []
+        # node, the splits above it with the way taken, whether its twig has begun
+        stack: list[tuple[int, list[tuple[int, bool]], bool]] = [(0, [], False)]
         while stack:
-            node, path = stack.pop()
-            if left[node] == -1:
-                leaves.append((path, value[node]))
+            node, above, begun = stack.pop()
+            if not begun and height[node] <= twig_height:
+                begun = True
+                twigs.append([split for split, _ in above])
+                first_leaf.append(len(leaves))
+            if left[node] != -1:
+                if begun:
+                    twigs[-1].append(node)
+                stack.append((right[node], [*above, (node, False)], begun))
+                stack.append((left[node], [*above, (node, True)], begun))
                 continue
-            f, at = feature[node], value[node]
-            lower, upper, missing, ratio = path.get(f, (-np.inf, np.inf, True, 1.0))
-            for child, is_left in ((left[node], True), (right[node], False)):
-                share = ratio * cover[child] / cover[node]
-                goes = missing and bool(default_left[node]) == is_left
-                bounds = (lower, min(upper, at)) if is_left else (max(lower, at), upper)
-                stack.append((child, {**path, f: (*bounds, goes, share)}))
-        shape = (len(leaves), max(max((len(path) for path, _ in leaves), default=0), 1))
-        out = {
-            "feature": np.full(shape, -1),
-            "lower": np.full(shape, -np.inf, dtype=np.float32),
-            "upper": np.full(shape, np.inf, dtype=np.float32),
-            "missing": np.ones(shape, dtype=bool),
-            "ratio": np.ones(shape),
-        }
-        for i, (path, _) in enumerate(leaves):
-            for j, (f, (lower, upper, missing, ratio)) in enumerate(path.items()):
-                out["feature"][i, j], out["lower"][i, j], out["upper"][i, j] = f, lower, upper
-                out["missing"][i, j], out["ratio"][i, j] = missing, ratio
-        inner = np.array(left) != -1
+            path: dict[int, tuple[float, int, int]] = {}
+            for split, is_left in above:
+                ratio, mask, wanted = path.get(feature[split], (1.0, 0, 0))
+                bit = 1 << twigs[-1].index(split)
+                child = left[split] if is_left else right[split]
+                path[feature[split]] = (ratio * cover[child] / cover[split], mask | bit, wanted | bit * is_left)
+            leaves.append((value[node], path))
+        sets = np.zeros((len(left), len(twigs) + -len(twigs) % WORD.itemsize), dtype=PATTERN)
+        for number, twig in enumerate(twigs):
+            sets[twig, number] = 1 << np.arange(len(twig))
+        inner = np.flatnonzero(np.array(left) != -1)
+        steps = [list(path.values()) for _, path in leaves]
         return cls(
-            split_feature=np.array(feature)[inner],
-            split_value=np.array(value, dtype=np.float32)[inner],
-            value=np.array([v for _, v in leaves], dtype=np.float64),
-            **out,
+            feature=np.array(feature)[inner],
+            at=np.array(value, dtype=np.float32)[inner],
+            missing=np.array(tree["default_left"], dtype=bool)[inner],
+            sets=sets[inner],
+            patterns=1 << max(map(len, twigs)),
+            first_leaf=np.array(first_leaf),
+            path=_padded([list(path) for _, path in leaves], -1),
+            mask=_padded([[mask for _, mask, _ in step] for step in steps], 0),
+            wanted=_padded([[wanted for _, _, wanted in step] for step in steps], 0),
+            ratio=_padded([[ratio for ratio, _, _ in step] for step in steps], 1.0),
+            value=np.array([leaf for leaf, _ in leaves], dtype=np.float64),
         )
 
     def add(self, codes: np.ndarray, thresholds: list[np.ndarray], out: np.ndarray) -> None:
-        """Add the tree's SHAP values of all rows; ``codes`` are of shape (features, n), ``out`` of (n, features)."""
-        used = np.unique(self.feature[self.feature >= 0])
+        """Add the tree's SHAP values of all rows; ``codes`` and ``out`` are of shape (features, n)."""
+        used = np.unique(self.feature)
         if not len(used):
             return
         from scipy.sparse import csr_array
 
-        bits = self._bits(used, thresholds)
+        ways = [self._ways(f, thresholds[f]) for f in used]
         table = self._table(used)
-        leaves, patterns, _ = table.shape
-        table = table.reshape(leaves * patterns, -1)
-        first = np.arange(leaves, dtype=np.int32) * patterns
+        twigs = len(self.first_leaf)
+        first = np.arange(twigs, dtype=np.int32) * self.patterns
         for start in range(0, codes.shape[1], CHUNK_ROWS):
             chunk = slice(start, min(start + CHUNK_ROWS, codes.shape[1]))
             n = chunk.stop - chunk.start
-            pattern = bits[0][codes[used[0], chunk]]
-            for f, way in zip(used[1:], bits[1:], strict=True):
-                pattern += way[codes[f, chunk]]
+            words = np.zeros((len(ways[0]), n), dtype=WORD)
+            for f, way in zip(used, ways, strict=True):
+                for i, by_code in enumerate(way):
+                    # no code is out of range; with this mode numpy need not look first
+                    words[i] += np.take(by_code, codes[f, chunk], mode="clip")
+            pattern = np.ascontiguousarray(words.T).view(PATTERN)[:, :twigs]
             looked_up = csr_array(
                 (
-                    np.ones(n * leaves, dtype=np.float32),
+                    np.ones(n * twigs, dtype=np.float32),
                     (pattern + first).ravel(),
-                    np.arange(0, n * leaves + 1, leaves, dtype=np.int32),
+                    np.arange(0, n * twigs + 1, twigs, dtype=np.int32),
                 ),
                 shape=(n, len(table)),
             )
-            out[chunk, used] += looked_up @ table
+            for f, found in zip(used, (looked_up @ table).T, strict=True):
+                out[f, chunk] += found
 
-    def _bits(self, used: np.ndarray, thresholds: list[np.ndarray]) -> list[np.ndarray]:
-        """For each used feature, the bit that each code sets in the pattern of each leaf: uint8, (codes, leaves)."""
-        out = []
-        for f in used:
-            bounds = thresholds[f]
-            # a code stands for the values from the bound before it up to the next
-            lowest = np.concatenate([[-np.inf], bounds])
-            ways = np.zeros((len(bounds) + 2, len(self.value)), dtype=np.uint8)
-            leaf, place = np.nonzero(self.feature == f)
-            inside = (lowest[:, None] >= self.lower[leaf, place]) & (lowest[:, None] < self.upper[leaf, place])
-            ways[:-1, leaf] = inside << place
-            ways[-1, leaf] = self.missing[leaf, place] << place
-            out.append(ways)
-        return out
+    def _ways(self, f: int, bounds: np.ndarray) -> np.ndarray:
+        """What each code of a feature adds to the patterns of all twigs: WORD, (words, codes)."""
+        splits = np.flatnonzero(self.feature == f)
+        # a code stands for the values from the bound before it up to the next
+        lowest = np.concatenate([[-np.inf], bounds])
+        is_left = np.vstack([lowest[:, None] < self.at[splits], self.missing[splits]])
+        sets = self.sets[splits].view(WORD)
+        return np.array([is_left @ word for word in sets.T])
 
     def _table(self, used: np.ndarray) -> np.ndarray:
-        """Contribution of each leaf to each used feature by pattern: float32, (leaves, patterns, used)."""
-        patterns = 1 << self.width
-        on = (np.arange(patterns)[:, None] >> np.arange(self.width) & 1).astype(np.float64)
-        padded = self.feature < 0
-        # (leaves, patterns, width): 1 where the row goes the leaf's way
-        goes = np.where(padded[:, None, :], 1.0, on[None])
-        ratio = self.ratio[:, None, :]
+        """Contribution of each twig to each used feature by pattern: float32, (twigs * patterns, used)."""
+        pattern = np.arange(self.patterns)
+        # (width, leaves, patterns): 1 where the row goes the leaf's way, as it does where there is nothing to ask
+        goes = ((pattern & self.mask[..., None]) == self.wanted[..., None]).astype(np.float64)
+        ratio = self.ratio[..., None]
         total = np.zeros(goes.shape)
         for node, weight in zip(NODES, WEIGHTS, strict=True):
             factor = goes * node + ratio * (1 - node)
-            total += weight * factor.prod(axis=2, keepdims=True) / factor
-        amounts = self.value[:, None, None] * (goes - ratio) * total
-        table = np.zeros((*goes.shape[:2], len(used)), dtype=np.float32)
-        place = np.searchsorted(used, np.where(padded, used[0], self.feature))
-        for j in range(self.width):
-            rows = np.flatnonzero(~padded[:, j])
-            table[rows, :, place[rows, j]] += amounts[rows, :, j]
-        return table
+            total += weight * factor.prod(axis=0) / factor
+        amounts = self.value[:, None] * (goes - ratio) * total
+        place, leaf = np.nonzero(self.path >= 0)
+        column = np.searchsorted(used, self.path[place, leaf])
+        twig = np.searchsorted(self.first_leaf, leaf, side="right") - 1
+        number = leaf - self.first_leaf[twig]
+        by_twig = np.zeros((len(self.first_leaf), len(used), self.patterns), dtype=np.float32)
+        for n in range(number.max() + 1):
+            # the n-th leaf of each twig: no place is met twice, which += would forget
+            at = number == n
+            by_twig[twig[at], column[at]] += amounts[place[at], leaf[at]]
+        return np.ascontiguousarray(by_twig.transpose(0, 2, 1)).reshape(-1, len(used))
+
+
+def _heights(tree: dict[str, Any]) -> list[int]:
+    """Most splits between each node and a leaf below it; the root is the first."""
+    left, right = tree["left_children"], tree["right_children"]
+    order = [0]
+    for node in order:
+        if left[node] != -1:
+            order += [left[node], right[node]]
+    height = [0] * len(left)
+    for node in reversed(order):
+        if left[node] != -1:
+            height[node] = 1 + max(height[left[node]], height[right[node]])
+    return height
+
+
+def _padded(columns: Sequence[Sequence[float]], fill: float) -> np.ndarray:
+    """Columns of unequal length as one array, at least one row high, of the type of ``fill``."""
+    out = np.full((max([1, *map(len, columns)]), len(columns)), fill)
+    for i, column in enumerate(columns):
+        out[: len(column), i] = column
+    return out

@@ -79,6 +79,11 @@ def build_staging(settings: Settings) -> None:
 def _invoke(command: str, *options: str, manifest: Any = None, hear: Hear | None = None) -> Any:
     from dbt.adapters.duckdb.connections import DuckDBConnectionManager
     from dbt.cli.main import dbtRunner
+    from dbt_common.behavior_flags import BehaviorFlagRendered
+
+    # dbt looks through the whole stack and all modules for the author of each of its flags. That takes 0.5 s a command
+    # and loads what others keep for later (expectations/lean_gx.py)
+    BehaviorFlagRendered._default_source = staticmethod(lambda: "dbt")
 
     errors: list[str] = []
 
