@@ -92,15 +92,21 @@ def every_month(contract: Contract) -> dict[str, str]:
     return months_tag(keys[0], keys[-1])
 
 
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
 @dg.schedule(
     job=score_job,
     cron_schedule="0 6 1 * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="On the first of the month, score the month that has closed.",
 )
-def score_monthly(context: dg.ScheduleEvaluationContext, housing: Housing) -> dg.RunRequest:
+def score_monthly(context: dg.ScheduleEvaluationContext, housing: Housing) -> dg.RunRequest | dg.SkipReason:
     now = context.scheduled_execution_time or datetime.now(UTC)
     key = add_months(now.date(), -1).isoformat()
+    if key not in scoring_months(housing.contract).get_partition_keys():
+        return dg.SkipReason(f"{housing.settings.dataset} has no month {key[:7]} that could be scored")
     return dg.RunRequest(run_key=key, partition_key=key, tags={DATASET_TAG: housing.settings.dataset})
 
 
@@ -108,19 +114,22 @@ def score_monthly(context: dg.ScheduleEvaluationContext, housing: Housing) -> dg
     job=land_job,
     minimum_interval_seconds=15 * 60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Every 15 minutes, start the job `land` once for each change of the landing folder.",
+    description="Every 15 minutes, start the job `land` once for each change of the landing folder or the contract.",
 )
 def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Iterator[dg.RunRequest | dg.SkipReason]:
     state = landing_state(housing.settings)
-    listing = hashlib.sha256("\n".join(state).encode()).hexdigest()[:32]
-    if not state:
-        yield dg.SkipReason(f"no files in {housing.settings.landing}")
-    elif listing == context.cursor:
-        yield dg.SkipReason("nothing new has landed")
+    # a file that was moved back from quarantine looks as it did before; the limits that now let it in do not
+    seen = _digest("\n".join([*state, housing.contract.model_dump_json()]))
+    if seen == (context.cursor or "").partition(" ")[0]:
+        yield dg.SkipReason("nothing new has landed" if state else f"no files in {housing.settings.landing}")
+        return
+    # of all that was seen before, too: the daemon starts nothing for a key that it knows
+    key = _digest(f"{context.cursor} {seen}")
+    if state:
+        yield dg.RunRequest(run_key=key, tags={DATASET_TAG: housing.settings.dataset})
     else:
-        # the run key makes the request idempotent, should the cursor be lost
-        yield dg.RunRequest(run_key=listing, tags={DATASET_TAG: housing.settings.dataset})
-        context.update_cursor(listing)
+        yield dg.SkipReason(f"no files in {housing.settings.landing}")
+    context.update_cursor(f"{seen} {key}")
 
 
 @dg.run_status_sensor(

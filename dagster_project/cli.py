@@ -52,7 +52,9 @@ def _settings(dataset: str | None) -> Settings:
 def run(
     dataset: Dataset = None,
     source: Annotated[Path | None, typer.Option("--from", help="File or folder to land first.")] = None,
-    force: Annotated[bool, typer.Option(help="Do everything again even when nothing is new.")] = False,
+    force: Annotated[
+        bool, typer.Option(help="Run every job although nothing is new. To train again: train --force.")
+    ] = False,
 ) -> None:
     """Land, validate, transform, train, gate, score the months after training, monitor and publish.
 
@@ -265,12 +267,16 @@ def report(
 
 
 @app.command()
-def status(format: Format = "table", dataset: Dataset = None) -> None:
+def status(
+    format: Annotated[str, typer.Option("--format", "-f", help="table or json.")] = "table", dataset: Dataset = None
+) -> None:
     """What landed, which model is champion, how good it is, and when the snapshot was published."""
     from dagster_project import summary
 
-    settings = _settings(dataset)
-    typer.echo(summary.as_json(settings) if format == "json" else summary.as_text(settings))
+    known = {"table": summary.as_text, "json": summary.as_json}
+    if format not in known:
+        raise ValueError(f"unknown format {format!r}; known are: {', '.join(known)}")
+    typer.echo(known[format](_settings(dataset)))
 
 
 @app.command()

@@ -5,7 +5,6 @@ Nothing about a dataset stands here (see ``ml/contract.py``), nothing about a mo
 
 from __future__ import annotations
 
-import os
 from functools import cached_property
 from pathlib import Path
 
@@ -35,6 +34,9 @@ class Settings(BaseSettings):
     threads: int = Field(default=2, ge=1, description="threads of DuckDB and XGBoost")
     memory_limit: str = Field(default="1200MB", pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
     own_registry: bool = Field(default=False, description="keep models below home, MLFLOW_TRACKING_URI or not")
+    mlflow_server: str | None = Field(
+        default=None, validation_alias="MLFLOW_TRACKING_URI", description="instead of the SQLite store below home"
+    )
     lock_timeout_s: float = Field(default=1800.0, gt=0, description="how long a run waits for the warehouse")
 
     @field_validator("home")
@@ -78,8 +80,8 @@ class Settings(BaseSettings):
 
     @property
     def mlflow_uri(self) -> str:
-        """``MLFLOW_TRACKING_URI`` or a SQLite store; absolute, or each working directory has its own registry."""
-        server = None if self.own_registry else os.environ.get("MLFLOW_TRACKING_URI")
+        """The server or a SQLite store; absolute, or each working directory has its own registry."""
+        server = None if self.own_registry else self.mlflow_server
         return server or f"sqlite:///{self.home / 'mlflow' / 'mlflow.db'}"
 
     @property
@@ -91,6 +93,7 @@ class Settings(BaseSettings):
         """Variables that dbt and Dagster subprocesses need to find the same state."""
         return {
             **QUIET,
+            **({"MLFLOW_TRACKING_URI": self.mlflow_server} if self.mlflow_server else {}),
             "HOUSING_HOME": str(self.home),
             "HOUSING_DATASET": self.dataset,
             "HOUSING_THREADS": str(self.threads),

@@ -43,6 +43,13 @@ def main() -> None:
         VIEWS[chosen.title][1].render(page)
     except SnapshotError as error:
         banner("insufficient_data", "No snapshot to show", str(error))
+    except duckdb.OutOfMemoryException:
+        banner(
+            "fail",
+            "There is not enough memory for this",
+            f"DuckDB may use {settings.memory_limit}. Choose a single year or place, or start the dashboard with more: "
+            f"HOUSING_MEMORY_LIMIT=4GB housing dashboard --dataset {settings.dataset}",
+        )
     except (duckdb.CatalogException, duckdb.BinderException) as error:
         banner(
             "fail",

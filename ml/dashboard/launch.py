@@ -7,12 +7,14 @@ import os
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
 
 from ml.dashboard.queries import scored_table, scored_versions
-from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError
+from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError, published_datasets
+from ml.serving.snapshot import remove_leftovers
 from ml.settings import Settings
 
 APP = Path(__file__).with_name("app.py")
@@ -41,6 +43,9 @@ LOOK_S = 2.0
 def launch(settings: Settings, *, port: int = 8501) -> None:
     """Serve until the process is told to end."""
     os.environ.update(settings.environment)
+    # What if holds links to snapshots, which a process that was killed leaves behind; those of a running one stay
+    for dataset in published_datasets(settings):
+        remove_leftovers(Settings(dataset=dataset))
     # importing Streamlit makes Plotly look at what there is of pandas: half of it, while a page imports it, is an error
     import pandas  # noqa: F401 - the first page needs it
 
@@ -55,12 +60,16 @@ def launch(settings: Settings, *, port: int = 8501) -> None:
 
 def keep_ready(settings: Settings) -> None:
     """Open each new snapshot and prepare what takes long before a visitor asks for it. Never returns."""
+    ready: datetime | None = None
     while True:
         # without a snapshot, or with one that cannot be read, the pages say so
         with contextlib.suppress(SnapshotError, duckdb.Error):
             snapshot = SNAPSHOTS.newest(settings)
-            for version in scored_versions(snapshot)[:1]:
-                scored_table(snapshot, version)
+            # once for each: it would take the place of what visitors look at
+            if snapshot.published_at != ready:
+                ready = snapshot.published_at
+                for version in scored_versions(snapshot)[:1]:
+                    scored_table(snapshot, version)
             # a name that is held would keep the old file open
             del snapshot
         time.sleep(LOOK_S)

@@ -99,6 +99,11 @@ class Page:
     def dated(self) -> bool:
         return self.contract.observed_on is not None
 
+    @property
+    def to_score(self) -> str:
+        """What to type to have homes scored; without dates there is one month."""
+        return f"housing score --dataset {self.contract.name} --month {'YYYY-MM' if self.dated else f'{UNDATED:%Y-%m}'}"
+
     def money(self, value: float | None, *, sign: bool = False) -> str:
         return MISSING if value is None else f"{self.contract.currency} {number(value, sign=sign)}"
 

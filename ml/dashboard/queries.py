@@ -23,29 +23,43 @@ select model_version, status, reasons, created_at from training.model_versions o
 """
 NEWEST_DATA = "select max(month) as month from training.training_dataset"
 
-#: The newest month of a version with known prices, beside the last known price on the same month.
-NEWEST_ACCURACY = """
-with months as (
-    select * from monitoring.accuracy_by_month
-    where population = 'valid' and split not in ('train', 'eval') and mdape_pct is not null
-),
-newest as (
-    select * from months where model_version = $version order by month desc, n desc limit 1
+#: What the monthly scoring made of a version. Answers of the API are not among it: they come at any time, for any
+#: month, and would hide that nothing is scored any more.
+_BATCH = """
+batch as (
+    select observation_id, month, scored_at from predictions.predictions
+    where model_version = $version and kind = 'model' and split <> 'eval' and mode = 'batch'
 )
-select newest.*, persistence.mdape_pct as persistence_mdape_pct
-from newest
-left join months as persistence
-    on newest.month = persistence.month and newest.split = persistence.split
-    and persistence.model_version = 'persistence'
 """
-NEWEST_COVERAGE = """
-select cast(segment as date) as month, n, coverage_pct, mean_width_pct, status from monitoring.interval_coverage
-where model_version = $version and segment_type = 'month' and level_pct = 80
-order by month desc, n desc limit 1
+LAST_SCORING = f"""
+with {_BATCH}
+select max(scored_at) as scored_at, max(month) as month, count(*) as scored from batch
 """
-LAST_SCORING = """
-select max(scored_at) as scored_at, max(month) as month, count(*) as scored
-from predictions.predictions where model_version = $version and kind = 'model' and split <> 'eval'
+#: The newest month that was scored and whose prices are known.
+NEWEST_PRICED = "select max(month) as month from monitoring.served_months where model_version = $version and n > 0"
+#: The same for snapshots without ``monitoring.served_months``.
+NEWEST_PRICED_WITHOUT_TABLE = """
+select max(month) as month from monitoring.accuracy_by_month
+where model_version = $version and population = 'valid' and split not in ('train', 'eval') and n > 0
+"""
+#: Errors and ranges of that month, beside the last known price on it.
+NEWEST_FIGURES = f"""
+with {_BATCH},
+priced as (
+    select m.*, m.actual_price between i.lower_80 and i.upper_80 as is_in_range
+    from predictions.predictions_matched as m
+    semi join (from batch where month = $month) as b on m.observation_id = b.observation_id
+    left join predictions.prediction_intervals as i
+        on m.observation_id = i.observation_id and m.model_version = i.model_version and i.month = $month
+    where m.model_version = $version and m.month = $month and m.is_price_valid and m.ratio is not null
+)
+select $month::date as month, count(*) as n, median(abs(pct_error)) as mdape_pct, avg(abs(error)) as mae,
+    100.0 * avg(is_in_range::integer) as coverage_pct, (
+        select arg_max(mdape_pct, n) from monitoring.accuracy_by_month
+        where model_version = 'persistence' and month = $month and population = 'valid'
+            and split not in ('train', 'eval')
+    ) as persistence_mdape_pct
+from priced having count(*) > 0
 """
 
 #: One version a month: the present champion, else the newest that was one. After a promotion both have scored.

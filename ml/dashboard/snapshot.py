@@ -25,6 +25,9 @@ Row = dict[str, Any]
 MOST_ANSWERS = 500
 #: Answers with more rows are not remembered.
 MOST_ROWS = 50_000
+#: Tables kept in memory, fewer where it is short: that of what holds now, that of another version, and the places of
+#: either. Each takes 300 MB for 884,000 homes.
+MOST_TABLES = 3
 
 
 class SnapshotError(RuntimeError):
@@ -43,7 +46,10 @@ class Snapshot:
     """Columns by ``schema.table``."""
     _connection: duckdb.DuckDBPyConnection
     _answers: OrderedDict[tuple[str, str], pa.Table] = field(default_factory=OrderedDict)
-    _prepared: set[str] = field(default_factory=set)
+    _recipes: dict[str, tuple[str, Row]] = field(default_factory=dict)
+    """Query and parameters of each table that was ever prepared, by its name in SQL."""
+    _kept: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    """Names of those that are in memory; the last one asked for stands last."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _preparing: threading.Lock = field(default_factory=threading.Lock)
 
@@ -107,7 +113,7 @@ class Snapshot:
             if key in self._answers:
                 self._answers.move_to_end(key)
                 return self._answers[key]
-        answer = self._run(sql, parameters)
+        answer = self._answer(sql, parameters)
         if answer.num_rows <= MOST_ROWS:
             with self._lock:
                 self._answers[key] = answer
@@ -124,14 +130,52 @@ class Snapshot:
     def prepare(self, table: str, sql: str, **parameters: object) -> str:
         """Keep the answer of a query in memory as a table, for questions that would join the same rows each time.
 
-        Made once for the life of the snapshot; returns the table's name in SQL.
+        Returns the table's name in SQL. The few that were asked for last are kept; ``ask`` makes another again.
         """
         name = f"memory.main.{quoted(table)}"
         with self._preparing:
-            if table not in self._prepared:
-                self._run(f"create table {name} as {sql}", parameters)
-                self._prepared.add(table)
+            self._recipes[name] = sql, parameters
+            self._keep(name)
         return name
+
+    def _keep(self, name: str) -> None:
+        """Have a table in memory, in the place of those not asked for the longest. Whoever calls holds the lock."""
+        if name not in self._kept:
+            sql, parameters = self._recipes[name]
+            sources = self._tables_of(sql)
+            for source in sources:
+                self._keep(source)
+            self._drop_all_but(MOST_TABLES - 1)
+            create = f"create table {name} as {sql}"
+            try:
+                self._run(create, parameters)
+            except duckdb.OutOfMemoryException:
+                self._drop_all_but(len(sources))
+                self._run(create, parameters)
+            self._kept[name] = None
+        self._kept.move_to_end(name)
+
+    def _drop_all_but(self, n: int) -> None:
+        while len(self._kept) > n:
+            self._run(f"drop table {next(iter(self._kept))}", {})
+            self._kept.popitem(last=False)
+
+    def _tables_of(self, sql: str) -> list[str]:
+        """Prepared tables that a query names."""
+        return [name for name in self._recipes if name in sql]
+
+    def _answer(self, sql: str, parameters: Row) -> pa.Table:
+        try:
+            return self._run(sql, parameters)
+        except (duckdb.CatalogException, duckdb.OutOfMemoryException) as error:
+            with self._preparing:
+                # another visitor's choice may have taken the place of a table; while the lock is held, none can
+                tables = self._tables_of(sql)
+                for name in tables:
+                    self._keep(name)
+                if isinstance(error, duckdb.OutOfMemoryException):
+                    self._drop_all_but(len(tables))
+                return self._run(sql, parameters)
 
     def _run(self, sql: str, parameters: Row) -> pa.Table:
         named = set(re.findall(r"\$(\w+)", sql))

@@ -5,6 +5,7 @@ Streamlit runs the real script in this process (``AppTest``), without a browser.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from ml.dashboard.launch import APP
+from ml.dashboard.snapshot import Snapshot
 from ml.settings import Settings
 
 Publish = Callable[..., Settings]
@@ -151,6 +153,85 @@ def test_a_failing_check_is_the_first_thing_said(changed: Publish) -> None:
     words = overview()
     assert "The model needs attention" in words
     assert "Failing: Median ratio. Warning: COD." in words
+
+
+def test_rows_that_add_up_do_not_make_a_model_healthy(changed: Publish) -> None:
+    judged = "update monitoring.checks set status = case check_name when {} then 'pass' else 'insufficient_data' end"
+    changed(judged.format("'unreconciled_rows'"))
+    words = overview()
+    assert "healthy" not in words and "Nothing can be judged yet" in words
+    assert "Too few prices of scored homes are known for any of the 13 checks of the model." in words
+    changed(judged.format("'median_ratio'"))
+    assert "The model is healthy" in overview()
+
+
+def test_answers_of_the_api_do_not_stand_in_for_the_monthly_scoring(changed: Publish) -> None:
+    newest = re.compile(r"(Median error|Mean error|80 % range holds)</b><strong>(.*?)</strong><small>(.*?)</small>")
+    scored = re.compile(r"[\d,]+ homes through \w+ \d+")
+    changed()
+    before = overview()
+    changed(
+        """
+        insert into predictions.predictions
+        select * replace ('asked ' || observation_id as observation_id, 'online' as mode, 'to_score' as split,
+            date '2027-06-01' as month, scored_at + interval 1 hour as scored_at)
+        from predictions.predictions where kind = 'model' and split = 'holdout';
+        insert into monitoring.accuracy_by_month
+        select * replace (date '2027-06-01' as month, 99 as mdape_pct) from monitoring.accuracy_by_month
+        where split = 'holdout' and month = (select max(month) from monitoring.served_months);
+        insert into monitoring.interval_coverage
+        select * replace ('2027-06-01' as segment, 9 as coverage_pct) from monitoring.interval_coverage
+        where segment_type = 'month' and segment = (select max(month)::varchar from monitoring.served_months)
+        """
+    )
+    after = overview()
+    assert len(newest.findall(before)) == 3 and newest.findall(after) == newest.findall(before)
+    assert scored.findall(before) and scored.findall(after) == scored.findall(before)
+
+
+def test_drift_that_nobody_can_judge_is_not_called_within_its_limits(changed: Publish) -> None:
+    words = shown(changed("update monitoring.feature_drift set status = 'insufficient_data'"), "monitoring")
+    assert "Too few rows to judge" in words and "within their limits" not in words
+    some = "update monitoring.feature_drift set status = case when month < '2023-01-01' then {} end"
+    words = shown(changed(some.format("'pass' else 'insufficient_data'")), "monitoring")
+    assert re.search(r"All \d+ shown that can be judged are within their limits. \d+ more have too few rows", words)
+    words = shown(changed(some.format("'fail' else 'pass'")), "monitoring")
+    assert re.search(r"\d+ of \d+ shown are outside their limits, 0 of them in", words)
+
+
+def test_months_are_spoken_of_only_where_there_are_dates(changed: Publish) -> None:
+    def compared(home: str, dataset: str) -> None:
+        from datetime import date
+        from pathlib import Path
+
+        from ml.contract import load
+        from ml.dashboard.page import Options, Page
+        from ml.dashboard.snapshot import Snapshot
+        from ml.dashboard.views import what_if
+        from ml.settings import Settings
+
+        settings = Settings(home=Path(home), dataset=dataset)
+        page = Page(settings, load(dataset), Snapshot.open(settings), None, Options())
+        sale = {"comparable_id": "a", "similarity": 0.5, "price": 1.0, "adjusted_price": 1.0}
+        what_if._comparables(page, [sale | {"sold_month": date(1970, 1, 1)}])
+        what_if._waterfall(page, [{"feature": "base", "contribution": 1.0}], 1.0)
+
+    for dataset, dated in (("housets", True), ("house_data", False)):
+        settings = changed(dataset=dataset)
+        given = {"home": str(settings.home), "dataset": dataset}
+        words = text(AppTest.from_function(compared, default_timeout=60, kwargs=given).run()) + shown(settings, "model")
+        for said in ("chosen month", "At that month", "place and month", "earlier months", "known before its month"):
+            assert (said in words) == dated, (dataset, said)
+
+
+def test_too_little_memory_is_told_with_what_to_do(changed: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise duckdb.OutOfMemoryException("failed to allocate data of size 4.0 KiB")
+
+    changed()
+    monkeypatch.setattr(Snapshot, "first", full)
+    words = overview()
+    assert "There is not enough memory" in words and "HOUSING_MEMORY_LIMIT=" in words
 
 
 def test_text_of_data_is_never_markup(changed: Publish) -> None:

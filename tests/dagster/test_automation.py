@@ -6,6 +6,7 @@ The decisions stand in a real snapshot file, the runs in a real instance. That a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -14,9 +15,9 @@ import duckdb
 import pytest
 
 from dagster_project import automation
-from dagster_project.automation import follow_up, newcomer_sensor, retrain_sensor
+from dagster_project.automation import follow_up, landing_sensor, newcomer_sensor, retrain_sensor, score_monthly
 from dagster_project.resources import Housing
-from ml.contract import load
+from ml.contract import Contract, load
 from ml.settings import Settings
 
 #: A month that was scored and whose prices are not known yet.
@@ -196,3 +197,53 @@ def test_after_a_training_everything_pending_of_its_dataset_is_scored(
         assert request.tags["dagster/asset_partition_range_start"] == "2017-01-01"
         assert request.tags["housing/dataset"] == "hdb"
     assert isinstance(after({"housing/dataset": "ames"}), dg.SkipReason)
+
+
+def test_a_dataset_without_dates_is_skipped_by_the_monthly_schedule(tmp_path: Path) -> None:
+    # a run request of a month that is no partition fails the tick, each month anew
+    for dataset, said in (("house_data", dg.SkipReason), ("hdb", dg.RunRequest)):
+        with dg.DagsterInstance.ephemeral() as instance:
+            context = dg.build_schedule_context(
+                instance=instance, scheduled_execution_time=datetime(2024, 1, 1, 6),
+                resources={"housing": Housing(home=str(tmp_path), dataset=dataset)},
+            )  # fmt: skip
+            assert isinstance(score_monthly(context), said), dataset
+
+
+def test_a_file_that_comes_back_from_quarantine_is_loaded_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    landed, aside = settings.landing / "bad.csv", settings.home / "bad.csv"
+    settings.landing.mkdir(parents=True)
+    landed.write_text("half a file")
+    keys: list[str] = []
+    cursor: str | None = None
+
+    def starts_a_run() -> bool:
+        nonlocal cursor
+        with dg.DagsterInstance.ephemeral() as instance:
+            housing = Housing(home=str(settings.home), dataset="hdb")
+            context = dg.build_sensor_context(instance=instance, cursor=cursor, resources={"housing": housing})
+            said = list(cast("Iterable[object]", landing_sensor(context)))
+            cursor = context.cursor
+        # the daemon starts nothing for a key that it knows
+        new = [r.run_key for r in said if isinstance(r, dg.RunRequest) and r.run_key not in keys]
+        keys.extend(str(key) for key in new)
+        return bool(new)
+
+    assert starts_a_run()
+    # each time with the size and the modification time that it had
+    for _ in range(3):
+        landed.rename(aside)
+        assert not starts_a_run()
+        aside.rename(landed)
+        assert starts_a_run() and not starts_a_run()
+    landed.rename(aside)
+    (settings.landing / "other.csv").touch()
+    assert starts_a_run()
+    aside.rename(landed)
+    assert starts_a_run()
+    # quarantined and moved back between two looks, after the limits were changed
+    changed = Contract.model_validate(load("hdb").model_dump() | {"landing": {"max_implausible_share": 0.9}})
+    monkeypatch.setattr(Housing, "contract", property(lambda self: changed))
+    assert starts_a_run() and not starts_a_run()

@@ -10,7 +10,8 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from ml.dashboard.snapshot import Snapshot, SnapshotError, Snapshots
+from ml.dashboard import launch
+from ml.dashboard.snapshot import MOST_TABLES, Snapshot, SnapshotError, Snapshots
 from ml.settings import Settings
 
 COUNT = "select n from monitoring.figures"
@@ -102,6 +103,49 @@ def test_many_visitors_ask_at_once(settings: Settings) -> None:
     for thread in threads:
         thread.join()
     assert sorted(found) == list(range(1, 21))
+
+
+def test_only_the_tables_asked_for_last_are_kept_and_another_is_made_again(settings: Settings) -> None:
+    snapshot = Snapshot.open(settings)
+    count = "select count(*) as n from duckdb_tables() where database_name = 'memory'"
+    names = [snapshot.prepare(f"v{i}", f"select n + {i} as n from monitoring.figures") for i in range(3 * MOST_TABLES)]
+    assert snapshot.rows(count) == [{"n": MOST_TABLES}]
+    # made of a table that was dropped, as a map is of a version's homes
+    places = snapshot.prepare("places", f"select n * 10 as n from {names[0]}")
+    assert snapshot.rows(f"select n from {places}") == [{"n": 10}]
+    for i, name in enumerate(names):
+        assert snapshot.rows(f"select n from {name}") == [{"n": 1 + i}]
+    assert snapshot.rows(f"select n from {places}, (select 1)") == [{"n": 10}]
+    assert snapshot.rows(f"{count} and true") == [{"n": MOST_TABLES}]
+
+
+def test_tables_give_way_where_memory_is_short(settings: Settings) -> None:
+    snapshot = Snapshot.open(settings.model_copy(update={"memory_limit": "64MB", "threads": 1}))
+    for i in range(6):
+        name = snapshot.prepare(f"v{i}", f"select hash(range + {i}) as h from range(3_000_000)")
+        assert snapshot.rows(f"select count(*) as n from {name}") == [{"n": 3_000_000}]
+    # a question that needs much memory itself
+    assert snapshot.rows("select count(distinct hash(range)) as n from range(900_000)") == [{"n": 900_000}]
+    assert snapshot.rows(f"select count(*) as n from {name}") == [{"n": 3_000_000}]
+
+
+def test_links_of_processes_that_are_gone_are_removed_at_the_start(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Settings(home=settings.home, dataset="hdb")
+    publish(other, 1)
+    gone, running = "4194305-1-1.duckdb", f"{os.getpid()}-1-1.duckdb"
+    for dataset in ("housets", "hdb"):
+        folder = settings.home / "online" / dataset / "snapshots"
+        folder.mkdir(parents=True)
+        for name in (gone, running):
+            (folder / name).touch()
+    monkeypatch.setattr("os.environ", os.environ.copy())
+    monkeypatch.setattr("sys.argv", ["housing"])
+    monkeypatch.setattr(launch, "keep_ready", lambda settings: None)
+    monkeypatch.setattr("streamlit.web.cli.main", lambda: None)
+    launch.launch(settings)
+    assert [p.name for p in sorted(settings.home.glob("online/*/snapshots/*"))] == [running, running]
 
 
 def test_what_a_snapshot_lacks_is_known_before_it_is_asked(settings: Settings) -> None:

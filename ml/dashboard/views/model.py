@@ -71,17 +71,23 @@ def _card(page: Page, v: Row) -> None:
     left_out = [c for c in page.contract.columns if c.role == "leak"]
     late = [c.name for c in page.contract.columns if c.known == "after_month" and c.role == "feature"]
     section("Model card")
+    earlier, unlike = "", "places or kinds of homes"
+    if page.dated:
+        earlier, unlike = "; of prices only those of earlier months", "places, kinds of homes or times"
+    scale = "logarithm"
+    if page.contract.level:
+        scale = "log ratio to the price level" + (" known before its month" if page.dated else "")
     points = [
-        "**What it says:** the price of a home, as the log ratio to the price level known before its month, by boosted "
-        "trees (XGBoost). Each price has a range, a grade, reasons and comparable sales.",
-        f"**What it learned from:** {number(v['n_train'])} homes, {span}; of prices only those of earlier months.",
+        f"**What it says:** the price of a home, as its {scale}, by boosted trees (XGBoost). Each price "
+        "has a range, a grade, reasons and comparable sales.",
+        f"**What it learned from:** {number(v['n_train'])} homes, {span}{earlier}.",
     ]
     if left_out:
         points.append(f"**Left out, because it gives the price away:** {', '.join(c.name for c in left_out)}.")
     if late:
         points.append(f"**A nowcast:** {len(late)} features are known only after the month: {', '.join(late)}.")
     points.append(
-        "**Not for:** places, kinds of homes or times unlike those it learned from; ranges widen there, and "
+        f"**Not for:** {unlike} unlike those it learned from; ranges widen there, and "
         "where nothing is known of a place no price is given."
     )
     st.markdown("\n".join(f"- {point}" for point in points))

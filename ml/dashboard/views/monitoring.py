@@ -35,7 +35,7 @@ def render(page: Page) -> None:
     head("Monitoring", f"{page.contract.title}: is the model still as good as it was, for everybody?")
     versions = [r["model_version"] for r in page.snapshot.rows(queries.SCORED_VERSIONS)]
     if not versions:
-        nothing("Nothing has been scored yet.", f"Type: housing score --dataset {page.contract.name} --month YYYY-MM")
+        nothing("Nothing has been scored yet.", f"Type: {page.to_score}")
         return
     version = choose_one("Model", "version", versions, first=versions[0])
     split = page.snapshot.first(queries.SPLIT, version=version)
@@ -150,14 +150,7 @@ def _drift(page: Page, version: str) -> None:
         return
     labelled = [r | {"label": feature_label(page.contract, r["feature"])} for r in rows]
     chart(charts.drift(labelled, measure=column), key="drift", alt="Heat map: drift by feature and month")
-    bad = [r for r in labelled if r["status"] in {"warn", "fail"}]
-    newest = max(r["month"] for r in rows)
-    now = [r for r in bad if r["month"] == newest]
-    st.caption(
-        f"{len(bad)} of {len(rows)} shown are outside their limits, {len(now)} of them in {month_label(newest)}."
-        if bad
-        else "All that is shown is within its limits."
-    )
+    st.caption(_drift_in_words(page, rows))
     whole = page.snapshot.rows(queries.PREDICTION_DRIFT_NEWEST, version=version)
     if whole:
         columns = [Column("status", "Verdict"), Column("name", "What is compared"), Column("month", "Month")]
@@ -166,3 +159,18 @@ def _drift(page: Page, version: str) -> None:
         table(
             [r | {"name": WHOLE.get(r["feature"], r["feature"])} for r in whole], columns, label="Drift of the output"
         )
+
+
+def _drift_in_words(page: Page, rows: list[Row]) -> str:
+    """How many of the features and months are outside their limits, and how many nobody can judge."""
+    judged = [r for r in rows if r["status"] != "insufficient_data"]
+    bad = [r for r in judged if r["status"] in {"warn", "fail"}]
+    few = len(rows) - len(judged)
+    if not judged:
+        return "Too few rows to judge: nothing is known of drift yet."
+    rest = f" {few} more have too few rows to judge." if few else ""
+    if not bad:
+        return f"All {len(judged)} shown that can be judged are within their limits.{rest}"
+    newest = max(r["month"] for r in rows)
+    now = f", {sum(r['month'] == newest for r in bad)} of them in {month_label(newest)}" if page.dated else ""
+    return f"{len(bad)} of {len(judged)} shown are outside their limits{now}.{rest}"

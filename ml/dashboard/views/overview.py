@@ -28,6 +28,8 @@ CHECKS = {
     "estimated_mdape_pct": "Error as estimated before prices are known, %",
     "unreconciled_rows": "Rows unaccounted for",
 }
+#: Checks of the warehouse, not of the model: that no row is lost does not make its prices good.
+OF_ROWS = {"unreconciled_rows", "reconciliation"}
 
 
 def render(page: Page) -> None:
@@ -69,52 +71,60 @@ def _verdict(page: Page, checks: list[Row]) -> None:
     by_status: dict[str, list[str]] = {}
     for check in checks:
         by_status.setdefault(check["status"], []).append(check["name"].split(":")[0])
-    failed, warned, passed = (by_status.get(s, []) for s in ("fail", "warn", "pass"))
+    failed, warned = (by_status.get(s, []) for s in ("fail", "warn"))
+    of_model = [c["status"] for c in checks if c["check_name"] not in OF_ROWS]
+    passed = of_model.count("pass")
     if failed:
         text = f"Failing: {', '.join(failed)}." + (f" Warning: {', '.join(warned)}." if warned else "")
         banner("fail", "The model needs attention", f"{text} Monitoring shows since when, and where.")
     elif warned:
         banner("warn", "Good, with warnings", f"Outside its limits: {', '.join(warned)}. Nothing fails.")
     elif passed:
-        banner("pass", "The model is healthy", f"All {len(passed)} checks that can be judged pass.")
+        banner("pass", "The model is healthy", f"All {passed} checks of it that can be judged pass.")
     else:
-        banner(
-            "insufficient_data",
-            "Nothing can be judged yet",
-            "Too few scored prices are known. Land actual prices, or score a month whose prices are known: "
-            f"housing score --dataset {page.contract.name} --month YYYY-MM",
-        )
+        why = "No price of a scored home is known."
+        if of_model:
+            why = f"Too few prices of scored homes are known for any of the {len(of_model)} checks of the model."
+        more = f"score a month whose prices are known: {page.to_score}"
+        if not page.dated:
+            more = f"more homes with their prices: housing ingest FILES --dataset {page.contract.name}"
+        banner("insufficient_data", "Nothing can be judged yet", f"{why} Land actual prices, or {more}")
 
 
 def _figures(page: Page, checks: list[Row]) -> None:
     assert page.champion
     version = page.champion["model_version"]
-    ask = page.snapshot.first
-    accuracy, coverage = (ask(q, version=version) for q in (queries.NEWEST_ACCURACY, queries.NEWEST_COVERAGE))
-    scoring = ask(queries.LAST_SCORING, version=version)
+    newest, scoring = _newest(page, version), page.snapshot.first(queries.LAST_SCORING, version=version)
     open_alerts = [c for c in checks if c["status"] in {"warn", "fail"}]
     through = month_label(page.champion["trained_through"])
     items = [("Champion", version, f"trained through {through}" if page.dated else "trained on a share of the keys")]
-    if accuracy:
-        when = f"{month_label(accuracy['month'])}, " if page.dated else ""
-        before = accuracy["persistence_mdape_pct"]
+    if newest:
+        when = f"{month_label(newest['month'])}, " if page.dated else ""
+        before, held = newest["persistence_mdape_pct"], newest["coverage_pct"]
         beside = f"; last known price {number(before, 1)} %" if before is not None else ""
         items.append(
-            ("Median error", f"{number(accuracy['mdape_pct'], 2)} %", f"{when}{number(accuracy['n'])} prices{beside}")
+            ("Median error", f"{number(newest['mdape_pct'], 2)} %", f"{when}{number(newest['n'])} prices{beside}")
         )
-        items.append(("Mean error", page.money(accuracy["mae"]), f"{when}absolute, per home"))
+        items.append(("Mean error", page.money(newest["mae"]), f"{when}absolute, per home"))
+        if held is not None:
+            items.append(("80 % range holds", f"{number(held, 1)} %", f"{when}should be about 80 %"))
     else:
         items.append(("Median error", MISSING, "no scored price is known yet"))
-    if coverage:
-        when = f"{month_label(coverage['month'])}, " if page.dated else ""
-        items.append(("80 % range holds", f"{number(coverage['coverage_pct'], 1)} %", f"{when}should be about 80 %"))
     if scoring and scoring["scored"]:
         until = f" through {month_label(scoring['month'])}" if page.dated else ""
         items.append(("Last scoring", age_label(scoring["scored_at"]), f"{number(scoring['scored'])} homes{until}"))
     else:
-        items.append(("Last scoring", MISSING, f"type: housing score -d {page.contract.name} --month YYYY-MM"))
+        items.append(("Last scoring", MISSING, f"type: {page.to_score}"))
     items.append(("Open alerts", str(len(open_alerts)), "warnings and failures" if open_alerts else "none"))
     tiles(items)
+
+
+def _newest(page: Page, version: str) -> Row | None:
+    """Errors and ranges of the newest month that was scored and whose prices are known."""
+    judged = page.snapshot.has("monitoring.served_months")
+    sql = queries.NEWEST_PRICED if judged else queries.NEWEST_PRICED_WITHOUT_TABLE
+    month = page.snapshot.rows(sql, version=version)[0]["month"]
+    return page.snapshot.first(queries.NEWEST_FIGURES, version=version, month=month) if month else None
 
 
 def _errors(page: Page) -> None:

@@ -40,7 +40,7 @@ def choose(page: Page) -> Filters | None:
     ask = page.snapshot.rows
     versions = queries.scored_versions(page.snapshot)
     if not versions:
-        nothing("Nothing has been scored yet.", f"Type: housing score --dataset {page.contract.name} --month YYYY-MM")
+        nothing("Nothing has been scored yet.", f"Type: {page.to_score}")
         return None
     year = month = None
     with st.container(horizontal=True, key="filters"):

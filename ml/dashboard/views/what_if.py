@@ -140,7 +140,10 @@ def _price(page: Page, answers: Any) -> None:
 
 
 def _waterfall(page: Page, contributions: list[Row], price: float) -> None:
-    section("Why", "From what is usual for the place and month to this price, step by step.")
+    usual = "usual price"
+    if page.contract.level:
+        usual = "price level of place and month" if page.dated else "price level of the place"
+    section("Why", f"From the {usual} to this price, step by step.")
     base, *rest = contributions
     shown, others = rest[:STEPS], rest[STEPS:]
     steps = [(feature_label(page.contract, r["feature"]), r["contribution"]) for r in shown]
@@ -148,7 +151,7 @@ def _waterfall(page: Page, contributions: list[Row], price: float) -> None:
         steps.append((f"{len(others)} others", sum(r["contribution"] for r in others)))
     rows = [
         {
-            "label": f"price level of place and month: {number(base['contribution'])}",
+            "label": f"{usual}: {number(base['contribution'])}",
             "start": 0.0,
             "amount": base["contribution"],
             "kind": "base",
@@ -164,9 +167,11 @@ def _waterfall(page: Page, contributions: list[Row], price: float) -> None:
 
 
 def _comparables(page: Page, sales: list[Row]) -> None:
-    section("Comparable sales", "Homes that the model finds most alike; their prices are brought to the chosen month.")
+    brought = "; their prices are brought to the chosen month" if page.dated else ""
+    section("Comparable sales", f"Homes that the model finds most alike{brought}.")
     if not sales:
-        nothing("There is no earlier sale in this area to compare with.", "Choose another area or a later month.")
+        earlier, later = (" earlier", " or a later month") if page.dated else ("", "")
+        nothing(f"There is no{earlier} sale in this area to compare with.", f"Choose another area{later}.")
         return
     ids = [s["comparable_id"] for s in sales]
     places = {r["observation_id"]: r["locality"] for r in page.snapshot.rows(form.PLACES, ids=ids)}
@@ -174,7 +179,8 @@ def _comparables(page: Page, sales: list[Row]) -> None:
     currency = page.contract.currency
     columns = [Column("place", _words(page.contract.locality))]
     columns += [Column("sold_month", "Sold")] if page.dated else []
-    columns += [Column("price", f"Paid, {currency}", 0), Column("adjusted_price", "At that month's prices", 0)]
+    columns.append(Column("price", f"Paid, {currency}", 0))
+    columns += [Column("adjusted_price", "At that month's prices", 0)] if page.dated else []
     columns.append(Column("alike", "Alike, %", 0))
     table(rows, columns, label="Comparable sales")
 

@@ -1,0 +1,52 @@
+"""Settings come from variables or from ``.env``, whichever the user writes them into."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ml.alerts import AlertSettings
+from ml.dashboard.page import Options
+from ml.serving.settings import ApiSettings
+from ml.settings import PROJECT_ROOT, Settings
+
+SERVER = "http://mlflow.example:5000"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def test_the_mlflow_server_is_taken_from_a_variable_or_from_the_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Settings(home=folder).mlflow_uri == f"sqlite:///{folder}/mlflow/mlflow.db"
+    (folder / ".env").write_text(f"MLFLOW_TRACKING_URI={SERVER}\n")
+    assert Settings(home=folder).mlflow_uri == SERVER
+    # processes that start elsewhere find the same server
+    assert Settings(home=folder).environment["MLFLOW_TRACKING_URI"] == SERVER
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other.example:5000")
+    assert Settings(home=folder).mlflow_uri == "http://other.example:5000"
+
+
+def test_no_server_is_asked_where_there_is_none_or_models_stay_below_home(folder: Path) -> None:
+    (folder / ".env").write_text("MLFLOW_TRACKING_URI=\n")
+    assert Settings(home=folder).mlflow_uri.startswith("sqlite:///")
+    assert "MLFLOW_TRACKING_URI" not in Settings(home=folder).environment
+    (folder / ".env").write_text(f"MLFLOW_TRACKING_URI={SERVER}\n")
+    assert Settings(home=folder, own_registry=True).mlflow_uri.startswith("sqlite:///")
+
+
+def test_every_line_of_the_example_file_is_a_known_setting() -> None:
+    known = set()
+    for kind in (Settings, ApiSettings, AlertSettings, Options):
+        prefix = kind.model_config.get("env_prefix", "")
+        known |= {str(f.validation_alias or f"{prefix}{name}".upper()) for name, f in kind.model_fields.items()}
+    lines = (PROJECT_ROOT / ".env.example").read_text(encoding="utf-8").splitlines()
+    written = {found[1] for line in lines if (found := re.match(r"# ([A-Z_]+)=", line))}
+    assert len(written) > 10 and written <= known, written - known
