@@ -18,10 +18,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dagster_project.transform.project import fingerprint, project_files
-from ml.contract import month_date
+from ml.contract import load, month_date
 from ml.params import load as load_params
 from ml.settings import PROJECT_ROOT, Settings
-from ml.warehouse import connect, warehouse_lock
+from ml.warehouse import connect, create_tables, warehouse_lock
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -36,21 +36,23 @@ class PipelineError(RuntimeError):
 
 def run(settings: Settings, *, source: Path | None, force: bool, show: Reporter) -> None:
     """Everything, from landed files to the published snapshot. Returns at once when nothing is new."""
-    from dagster_project.raw.landing import land
+    from dagster_project.raw.landing import land, landing_state
 
     if source:
         land(settings, [source])
     _generate_when_empty(settings, show)
-    state = input_state(settings)
+    project, landed = project_state(settings), landing_state(settings)
     stamp = settings.warehouse.with_suffix(".state")
-    if not force and settings.published.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == state:
+    state = stamp.read_text(encoding="utf-8") if stamp.exists() else None
+    if not force and settings.published.exists() and state == run_state(project, landed):
         show(f"nothing new since the last run; everything stands in {settings.published}", 1, 1)
         return
     with _Session(settings, "housing run", show) as session:
         session.execute("train")
         session.score_pending()
-    # what was quarantined has left the landing folder, so the state is taken anew
-    stamp.write_text(input_state(settings), encoding="utf-8")
+    # what was quarantined has left the landing folder; what came or was written to since is for the next run
+    still_there = set(landing_state(settings))
+    stamp.write_text(run_state(project, [entry for entry in landed if entry in still_there]), encoding="utf-8")
 
 
 def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
@@ -77,7 +79,6 @@ def simulate(
     """Land the unpriced rows of a file batch by batch and score each; its made-up prices come with the next one."""
     from dagster_project.raw.landing import land
     from dagster_project.simulate import answer, split
-    from ml.contract import load
 
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -161,9 +162,10 @@ def _user() -> str:
 
 def score(settings: Settings, *, month: str, show: Reporter) -> None:
     """Score one month with the champion, whether or not it was scored before."""
-    key = month_date(month).isoformat()
+    first = month_date(month)
     with _Session(settings, "housing score", show) as session:
-        session.execute("score", partitions=(key, key))
+        session.require_rows(first)
+        session.execute("score", partitions=(first.isoformat(), first.isoformat()))
 
 
 def replay(settings: Settings, *, first: str, last: str, policy: str, profile: str, show: Reporter) -> str:
@@ -173,7 +175,6 @@ def replay(settings: Settings, *, first: str, last: str, policy: str, profile: s
     from dagster_project.replay import POLICIES, Plan, Policy
     from dagster_project.replay import replay as walk
     from dagster_project.resources import prepare_environment
-    from ml.contract import load
     from ml.plots import replayed
 
     wanted: list[Policy] = [known for known in POLICIES if policy in {known, "all"}]
@@ -204,24 +205,25 @@ def tune(settings: Settings, *, trials: int, minutes: float, show: Reporter) -> 
         session.execute("tune", _config("training__tuning_trials", trials=trials, minutes=minutes))
 
 
-def input_state(settings: Settings) -> str:
-    """Digest of everything a run depends on: landed files, dbt project, Python code and parameters."""
-    from dagster_project.raw.landing import landing_state
-
+def project_state(settings: Settings) -> str:
+    """Digest of what a run depends on besides landed files: dbt project, Python code and parameters."""
     code = [
         p
         for folder in ("ml", "expectations")
         for p in (PROJECT_ROOT / folder).rglob("*.*")
         if p.suffix in {".py", ".yml"}
     ]
-    return hashlib.sha256(
-        "\n".join([fingerprint([*project_files(settings), *sorted(code)]), *landing_state(settings)]).encode()
-    ).hexdigest()
+    return fingerprint([*project_files(settings), *sorted(code)])
+
+
+def run_state(project: str, landed: list[str]) -> str:
+    """What a finished run leaves behind, so that the next one knows whether anything is new."""
+    return hashlib.sha256("\n".join([project, *landed]).encode()).hexdigest()
 
 
 def _generate_when_empty(settings: Settings, show: Reporter) -> None:
     settings.landing.mkdir(parents=True, exist_ok=True)
-    if any(p != settings.landed_actuals for p in settings.landing.iterdir()) or settings.warehouse.exists():
+    if any(p != settings.landed_actuals for p in settings.landing.iterdir()) or _has_files(settings):
         return
     if settings.dataset != "housets":
         raise PipelineError(
@@ -235,6 +237,15 @@ def _generate_when_empty(settings: Settings, show: Reporter) -> None:
         1,
         progress=lambda done, total: show("generate synthetic rows", done, total),
     )
+
+
+def _has_files(settings: Settings) -> bool:
+    """Was anything ever loaded? A warehouse without rows is there as soon as somebody trained too early."""
+    if not settings.warehouse.exists():
+        return False
+    with warehouse_lock(settings, "housing run"), connect(settings) as connection:
+        create_tables(connection, load(settings.dataset))
+        return bool(connection.execute("select 1 from raw.files limit 1").fetchone())
 
 
 class _Session:
@@ -330,14 +341,37 @@ class _Session:
         if months and serves != served:
             self._score(months)
 
+    def require_rows(self, month: date) -> None:
+        """Raises PipelineError for a month that has no rows, or none yet that may be scored."""
+        from dagster_project.predictions.partitions import first_and_last
+        from ml.registry import champion
+
+        contract = load(self._settings.dataset)
+        first, last = first_and_last(contract)
+        if not first <= month <= last:
+            raise PipelineError(
+                f"{month:%Y-%m} cannot be scored: months of {contract.name} are from {first:%Y-%m} to {last:%Y-%m}"
+            )
+        with connect(self._settings) as connection:
+            create_tables(connection, contract)
+            # without a champion there may be no features yet, and scoring says what is missing
+            found = "select 1 from features.features where month = ? limit 1"
+            if champion(connection) and not connection.execute(found, [month]).fetchone():
+                raise PipelineError(f"{contract.name} has no rows of {month:%Y-%m}, so there is nothing to score")
+
     def _pending(self) -> tuple[list[date], str | None]:
         """Months that have something to score or to explain, and the champion's name."""
+        from dagster_project.predictions.partitions import first_and_last
         from ml.explain import pending_months
         from ml.registry import champion
 
         with connect(self._settings) as connection:
             months, version = pending_months(connection), champion(connection)
-        return months, version.model_version if version else None
+        first, last = first_and_last(load(self._settings.dataset))
+        waiting = [f"{month:%Y-%m}" for month in months if not first <= month <= last]
+        if waiting:
+            self._show(f"not scored: rows of {', '.join(waiting)}, outside {first:%Y-%m} to {last:%Y-%m}", 1, 1)
+        return [month for month in months if first <= month <= last], version.model_version if version else None
 
     def _score(self, months: list[date]) -> None:
         self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
@@ -372,5 +406,7 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
             error = event.step_failure_data.error
             while error.cause:
                 error = error.cause
-            return f"{event.step_key} failed: {error.message.strip()}"
+            # what stands before its own words is where Python finds its class
+            said = error.message.strip()
+            return f"{event.step_key} failed: {said.partition(f'{error.cls_name}: ')[2] or said}"
     return "the run failed before its first step; see the run in the Dagster UI (make ui)"

@@ -23,6 +23,26 @@ Month = Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+#: Columns that the models make beside a dataset's own. Its price alone may be called what it is.
+TAKEN = frozenset({
+    "area", "built_through_batch", "encoding_month", "error_keys", "history_n", "is_price_valid", "labels",
+    "last_year_price", "locality", "log_size", "month", "month_of_year", "observation_id", "observed_on",
+    "parse_labels", "persistence_price", "price", "price_level", "price_reasons", "reasons", "split", "target",
+    "target_offset",
+})  # fmt: skip
+
+#: Words of SQL that cannot name a column: those that ``duckdb_keywords()`` calls reserved.
+RESERVED_WORDS = frozenset({
+    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check",
+    "collate", "column", "constraint", "create", "default", "deferrable", "desc", "describe", "distinct", "do",
+    "else", "end", "except", "false", "fetch", "for", "foreign", "from", "group", "having", "in", "initially",
+    "intersect", "into", "lambda", "lateral", "leading", "limit", "not", "null", "offset", "on", "only", "or",
+    "order", "pivot", "pivot_longer", "pivot_wider", "placing", "primary", "qualify", "references", "returning",
+    "select", "show", "some", "summarize", "symmetric", "table", "then", "to", "trailing", "true", "union",
+    "unique", "unpivot", "using", "variadic", "when", "where", "window", "with",
+})  # fmt: skip
+
+
 class ContractError(ValueError):
     """A contract is missing or illegal; the message names the file, the field and what is allowed."""
 
@@ -221,13 +241,26 @@ class Contract(_Block):
     landing: Landing = Landing()
 
     @model_validator(mode="after")
+    def _names(self) -> Self:
+        names = [c.name for c in self.columns]
+        if repeated := _repeated(names):
+            raise ValueError(f"columns: repeated names {repeated}")
+        if _repeated([e.name for e in self.encodings]):
+            raise ValueError("encodings: repeated names")
+        taken = [n for n in names if n in RESERVED_WORDS or (n in TAKEN and n != self.price)]
+        if taken:
+            raise ValueError(f"columns: {taken[0]!r} is a word of SQL or a name of the models' own; choose another")
+        if repeated := _repeated(self.features):
+            raise ValueError(
+                f"columns: two features are called {repeated[0]}; values of one_hot need letters a-z or digits of "
+                "their own, and no column is called like the feature of an encoding"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _references(self) -> Self:
         names = [c.name for c in self.columns]
-        if len(set(names)) < len(names):
-            raise ValueError(f"columns: repeated names {sorted({n for n in names if names.count(n) > 1})}")
         encodings = [e.name for e in self.encodings]
-        if len(set(encodings)) < len(encodings):
-            raise ValueError("encodings: repeated names")
 
         def known(field: str, wanted: list[str], allowed: list[str]) -> None:
             for name in wanted:
@@ -243,8 +276,11 @@ class Contract(_Block):
         if self.size:
             known("size", [self.size], [c.name for c in self.columns if c.type == "number"])
         usable = [c.name for c in self.columns if c.role == "feature" and c.type == "number"]
+        telling = {c.name for c in self.columns if c.role in {"price", "leak"}}
         for encoding in self.encodings:
-            known(f"encodings.{encoding.name}.keys", encoding.keys, [*names, "area", "locality"])
+            # a key of the price itself would look its own row's price up
+            keys = [*(name for name in names if name not in telling), "area", "locality"]
+            known(f"encodings.{encoding.name}.keys", encoding.keys, keys)
             numbers = [name for name in encoding.keys if name in usable]
             known(f"encodings.{encoding.name}.bands", list(encoding.bands), numbers)
             compared = [encoding.differs_in] if encoding.differs_in else []
@@ -304,6 +340,10 @@ class Contract(_Block):
             out += [f"{e.name}_change_{months}m" for months in e.changes]
             out += [f"{e.name}_{e.differs_in}_difference"] if e.differs_in else []
         return out
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return sorted({name for name in names if names.count(name) > 1})
 
 
 def _check_window(whose: str, months_back: tuple[int, int]) -> None:

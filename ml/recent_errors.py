@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 
 from ml.contract import Contract, RecentErrors
 from ml.registry import ModelVersion
-from ml.warehouse import months_in
 
 REMEMBER = """
 insert into predictions.recent_errors by name
@@ -50,10 +49,25 @@ group by all
 """
 
 
+#: Reasons of prices that have changed: whoever explains finds their rows without any.
+FORGET_OUTDATED = """
+delete from predictions.explanations as e using (
+    select observation_id
+    from predictions.explanations as old
+    inner join predictions.predictions as p using (observation_id, model_version)
+    where model_version = $version and old.month >= $month and p.mode = 'batch' and p.split <> 'eval'
+    group by observation_id
+    having abs(sum(old.contribution) - any_value(p.predicted_price)) > 1e-6 * any_value(p.predicted_price)
+) as outdated
+where e.observation_id = outdated.observation_id and e.model_version = $version and e.month >= $month
+"""
+
+
 def correct(
     connection: duckdb.DuckDBPyConnection, contract: Contract, version: ModelVersion, months: Sequence[date]
 ) -> None:
-    """Bring the version's bare prices of months to where its recent errors say; the caller's transaction.
+    """Bring the version's prices of months that were just scored to where its recent errors say, and those of later
+    months, to whose errors the scored ones now belong; the caller's transaction.
 
     Nothing happens where the contract names no ``recent_errors``.
     """
@@ -76,16 +90,18 @@ def correct(
     connection.execute(
         f"""
         update predictions.predictions as p
-        set recent_error = c.recent_error, predicted_price = p.predicted_price * exp(c.recent_error)
+        set recent_error = c.recent_error,
+            predicted_price = p.predicted_price * exp(c.recent_error - coalesce(p.recent_error, 0))
         from (
             select f.observation_id, {_mixed(rule)} as recent_error from features.features as f {joins}
-            where f.month in {months_in(months)}
+            where f.month >= $month
         ) as c
         where p.observation_id = c.observation_id and p.model_version = $version and p.mode = 'batch'
-            and p.split <> 'eval' and p.month in {months_in(months)}
+            and p.split <> 'eval' and p.month >= $month and c.recent_error is distinct from p.recent_error
         """,
-        {"version": name},
+        {"version": name, "month": min(months)},
     )
+    connection.execute(FORGET_OUTDATED, {"version": name, "month": min(months)})
 
 
 def _mixed(rule: RecentErrors) -> str:

@@ -43,7 +43,9 @@ def explanation_assets(contract: Contract) -> dg.AssetsDefinition:
         with housing.write(context) as connection:
             version = champion(connection)
             months = unexplained_months(connection, version) if version else []
-            months = [month for month in months if first <= month <= last]
+            # scoring a month may have moved the prices of later ones (ml/recent_errors.py)
+            until = last if housing.contract.recent_errors is None else date.max
+            months = [month for month in months if first <= month <= until]
             rows = {}
             if version and months:
                 report = progress(context, f"explain {len(months)} months of {version.model_version}")

@@ -57,7 +57,8 @@ class Inbox(ABC):
     def entries(self) -> list[Path]:
         """What lies in the folder, in the order in which it is loaded."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        return sorted(p for p in self.folder.iterdir() if not p.name.startswith("."))
+        # by stem first: a correction gets a suffix (landing.py) and is loaded after what it corrects
+        return sorted((p for p in self.folder.iterdir() if not p.name.startswith(".")), key=lambda p: (p.stem, p.name))
 
 
 class Observations(Inbox):

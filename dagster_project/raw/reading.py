@@ -113,6 +113,9 @@ def _stage(connection: duckdb.DuckDBPyConnection, select: str, staged: Path, hea
 def _text_of(name: str, kind: str, column: Column | None) -> str:
     """A typed Parquet column as the text that a CSV export of it would hold."""
     value = quoted(name)
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        # the file says which instant, and its day must not depend on where this machine stands
+        value, kind = f"({value} at time zone 'UTC')", "TIMESTAMP"
     if column and column.type == "date" and kind.startswith(("DATE", "TIMESTAMP")):
         return f"strftime({value}, {literal(column.format or '%Y-%m-%d')})"
     if column and column.type == "text" and kind in {"FLOAT", "DOUBLE"}:

@@ -44,7 +44,7 @@ def transform_assets(settings: Settings) -> dg.AssetsDefinition:
     def warehouse_models(context: dg.AssetExecutionContext, housing: Housing) -> Iterator[Any]:
         full_refresh = needs_full_refresh(housing.settings)
         if full_refresh:
-            context.log.info("models, macros or the contract changed: everything is rebuilt")
+            context.log.info("the first build, or models, macros or the contract changed: everything is rebuilt")
         with housing.lock(context):
             yield from _build(context, housing.settings, *(["--full-refresh"] if full_refresh else []))
             if {key.path[0] for key in context.selected_asset_keys} >= {"staging", "features"}:
@@ -69,6 +69,9 @@ def _build(context: dg.AssetExecutionContext, settings: Settings, *arguments: st
         *run.selection_args,
         *(["--indirect-selection", run.indirect_selection] if run.indirect_selection else []),
     ]
+    if "monitoring" in {key.path[0] for key in context.selected_asset_keys}:
+        # by now all sources are written: no model would bring their tests along
+        selected += ["--select", " ".join(_tests_of_sources(run.manifest))]
     failed: DbtError | None = None
     try:
         run_dbt(settings, "build", "--exclude-resource-type", "unit_test", *selected, *arguments, hear=hear)
@@ -78,6 +81,17 @@ def _build(context: dg.AssetExecutionContext, settings: Settings, *arguments: st
         yield from event.to_default_asset_events(run.manifest, run.dagster_dbt_translator, context)
     if failed:
         raise failed
+
+
+def _tests_of_sources(manifest: Mapping[str, Any]) -> list[str]:
+    """Data tests of nothing but tables that Python writes: predictions, reasons, later prices."""
+    return sorted(
+        node["name"]
+        for node in manifest["nodes"].values()
+        if node["resource_type"] == "test"
+        and node["depends_on"]["nodes"]
+        and all(name.startswith("source.") for name in node["depends_on"]["nodes"])
+    )
 
 
 def _observe_row_counts(context: dg.AssetExecutionContext, settings: Settings) -> None:

@@ -42,9 +42,12 @@ def _is_code(path: Path) -> bool:
 
 
 def needs_full_refresh(settings: Settings) -> bool:
-    """Has the shape changed since the last successful build of this warehouse?"""
+    """Has the shape changed since the last successful build of this warehouse, or was there none?
+
+    A first build that failed has left tables, which a mended contract does not fit.
+    """
     stamp = settings.warehouse.with_suffix(".shape")
-    return stamp.exists() and stamp.read_text(encoding="utf-8") != shape_fingerprint(settings)
+    return not stamp.exists() or stamp.read_text(encoding="utf-8") != shape_fingerprint(settings)
 
 
 def remember_shape(settings: Settings) -> None:

@@ -16,6 +16,7 @@ from dagster_project.automation import follow_up, landing_sensor, newcomer_senso
 from dagster_project.definitions import build_defs
 from dagster_project.resources import Housing
 from dagster_project.transform.dbt import ensure_manifest
+from dagster_project.transform.project import needs_full_refresh, remember_shape
 from ml.contract import available
 from ml.settings import Settings
 from tests import factories
@@ -55,6 +56,14 @@ def test_the_graph_is_connected_from_landed_rows_to_the_snapshot(definitions: dg
     assert {("raw", "observations"), ("training", "model_versions"), ("features", "features")} <= {
         tuple(key.path) for key in upstream
     }
+
+
+def test_a_warehouse_that_was_never_built_to_the_end_is_rebuilt(tmp_path: Path) -> None:
+    fresh = Settings(home=tmp_path, dataset="hdb")
+    assert needs_full_refresh(fresh), "a first build that failed has left tables of the wrong shape"
+    fresh.warehouse.parent.mkdir(parents=True)
+    remember_shape(fresh)
+    assert not needs_full_refresh(fresh)
 
 
 def test_every_dbt_test_and_every_expectation_is_an_asset_check(

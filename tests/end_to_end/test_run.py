@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from datetime import date
@@ -18,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from dagster_project.pipeline import project_state, run_state
+from dagster_project.raw.landing import landing_state
 from ml.registry import champion, run_file
 from ml.settings import PROJECT_ROOT
 from ml.warehouse import connect
@@ -39,6 +42,12 @@ def fingerprints(home: Home) -> dict[str, tuple[int, int]]:
     return out
 
 
+def is_news(home: Home) -> bool:
+    """Would the next run have something to do?"""
+    state = run_state(project_state(home.settings), landing_state(home.settings))
+    return home.settings.warehouse.with_suffix(".state").read_text(encoding="utf-8") != state
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, str]:
     """A finished first run on a small synthetic file, and what it said."""
@@ -56,6 +65,13 @@ def test_the_first_run_ends_with_a_readable_summary(run: tuple[Home, str]) -> No
     for wanted in ("landed       20,000 rows", "superseded", "v1 passed its gate", "champion     v1", "persistence",
                    "linear_v1", "holdout", "make ui"):  # fmt: skip
         assert wanted in text, text
+
+
+def test_tables_that_python_writes_are_tested_before_they_are_published(synthetic: Home) -> None:
+    said = (synthetic.settings.dagster_home / "last_run.log").read_text(encoding="utf-8")
+    for name in ("explanations_add_up_to_the_prediction", "comparables_are_earlier_sales",
+                 "source_unique_key_predictions_predictions"):  # fmt: skip
+        assert re.search(rf"PASS .*{name}", said), name
 
 
 def test_a_second_run_with_nothing_new_changes_no_row_and_does_next_to_nothing(synthetic: Home) -> None:
@@ -119,6 +135,9 @@ def test_scoring_a_month_again_gives_the_same_predictions(synthetic: Home) -> No
     refused = synthetic.housing("score", "--month", "2019-05", check=False)
     assert refused.returncode != 0
     assert "v1 was trained through 2021-12" in refused.stderr
+    for month, sentence in (("2025-05", "has no rows of 2025-05"), ("2010-01", "months of housets are from 2012-03")):
+        refused = synthetic.housing("score", "--month", month, check=False)
+        assert refused.returncode != 0 and sentence in refused.stderr
 
 
 def test_one_more_month_is_scored_while_a_reader_keeps_its_snapshot(synthetic: Home, tmp_path: Path) -> None:
@@ -131,7 +150,15 @@ def test_one_more_month_is_scored_while_a_reader_keeps_its_snapshot(synthetic: H
     from tests import factories
 
     path = factories.write_csv(month, tmp_path / "2024-01.csv")
-    synthetic.housing("run", "--from", str(path))
+    running = synthetic.started("run", "--from", str(path))
+    running.wait_to_say("score")
+    # what lands while it runs is for the next run
+    late = factories.write_csv(month.slice(0, 1), synthetic.settings.landing / "late.csv")
+    assert running.is_running
+    assert running.wait().returncode == 0
+    assert is_news(synthetic)
+    late.unlink()
+    assert not is_news(synthetic)
     assert reader.execute(count).fetchone() == (0,)
     reader.close()
     with duckdb.connect(str(synthetic.settings.published), read_only=True) as fresh:
@@ -156,7 +183,9 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
     rows = rows.set_column(0, "date", [["2024-04-30"] * rows.num_rows])
     rows = rows.set_column(names.index("price"), "price", [[""] * rows.num_rows])
     factories.write_csv(rows, tmp_path / "2024-04.csv")
-    synthetic.housing("run", "--from", str(tmp_path))
+    # a slip of the pen is no month that could be scored, and keeps no other from it
+    factories.write_csv(rows.slice(0, 1).set_column(0, "date", [["2203-01-31"]]), tmp_path / "2203-01.csv")
+    assert "not scored: rows of 2203-01" in synthetic.housing("run", "--from", str(tmp_path)).stderr
     decision = "select decision, reasons, is_done from monitoring.retrain_decisions where decision_id = 'v1 2024-03'"
     assert synthetic.query(decision).to_pylist()[0]["decision"] == "retrain"
     mine = "select observation_id, predicted_price from predictions.predictions where model_version = 'v1'"

@@ -7,10 +7,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import yaml
 
-from ml.contract import Contract, ContractError, Promotion, Retraining, available, load, month_date, slug
+from ml.contract import (
+    RESERVED_WORDS,
+    Contract,
+    ContractError,
+    Promotion,
+    Retraining,
+    available,
+    load,
+    month_date,
+    slug,
+)
 from ml.settings import PROJECT_ROOT
 
 TOY: dict[str, Any] = {
@@ -96,6 +107,23 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "size that is a text": (lambda b: b.update(size="town"), ["size: 'town' is not one of area_sqm, fee, paid"]),
     "repeated column": (lambda b: b["columns"].append(b["columns"][2]), ["repeated names", "town"]),
     "repeated encoding": (lambda b: b["encodings"].append(b["encodings"][0]), ["encodings: repeated names"]),
+    "a name of the models' own": (
+        lambda b: b["columns"].append({"name": "month", "source": "Month"}),
+        ["columns: 'month' is a word of SQL or a name of the models' own"],
+    ),
+    "a word of SQL": (
+        lambda b: b["columns"].append({"name": "group", "source": "Group"}),
+        ["columns: 'group' is a word of SQL"],
+    ),
+    "values that make one name": (
+        lambda b: column(b, "kind").update(values=["\u6d77", "\u5c71"]),
+        ["two features are called kind_is__"],
+    ),
+    "encoding by the price": (
+        lambda b: b["encodings"][0].update(keys=["paid"]),
+        ["encodings.town_3m.keys: 'paid' is not one of id, sold_on, town"],
+    ),
+    "encoding by a leak": (lambda b: b["encodings"][0].update(keys=["fee"]), ["keys: 'fee' is not one of id"]),
     "column name with blanks": (lambda b: b["columns"][2].update(name="The Town"), ["columns.2.name", "pattern"]),
     "unknown type": (lambda b: column(b, "town").update(type="string"), ["type", "'number', 'text' or 'date'"]),
     "unknown role": (lambda b: column(b, "town").update(role="target"), ["role", "'feature', 'key', 'price', 'leak'"]),
@@ -160,6 +188,19 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
         ["encodings: without dates nothing is strictly earlier"],
     ),
 }
+
+
+def test_a_price_may_be_called_price(tmp_path: Path) -> None:
+    def change(block: dict[str, Any]) -> None:
+        column(block, "paid").update(name="price")
+        block["price"] = "price"
+
+    assert load_toy(tmp_path, change).price == "price"
+
+
+def test_words_of_sql_are_those_of_duckdb() -> None:
+    reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
+    assert {name for (name,) in duckdb.sql(reserved).fetchall()} == RESERVED_WORDS
 
 
 @pytest.mark.parametrize("wrong", WRONG)

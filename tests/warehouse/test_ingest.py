@@ -281,6 +281,30 @@ def test_parquet_is_loaded_as_the_text_a_csv_would_hold(home) -> None:
     assert as_parquet.query(values).equals(as_csv.query(values))
 
 
+def test_the_day_of_an_instant_does_not_depend_on_the_machine(home) -> None:
+    made = home("housets")
+    table = factories.housets_rows(zips=1)
+    days = pa.array(table["date"].to_pylist()).cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
+    columns = {name: days if name == "date" else table[name] for name in table.column_names}
+    pq.write_table(pa.table(columns), made.settings.landing / "x.parquet")
+    with connect(made.settings) as connection:
+        connection.execute("set TimeZone = 'America/New_York'")
+        assert ingest(made.settings, made.contract, connection).of("loaded")
+    assert (
+        made.query("select date from raw.observations order by _row")["date"].to_pylist() == table["date"].to_pylist()
+    )
+
+
+def test_a_correction_is_loaded_after_what_it_corrects_though_neither_was(home, tmp_path: Path) -> None:
+    made, source = home("house_data"), tmp_path / "sales.csv"
+    for price in (250_000, 260_000):
+        source.write_bytes(text(f"{price},1000,3,1.5,Suburb,1950,Good"))
+        landed = land(made.settings, [source])[0]
+    assert landed.name > "sales" and landed.name != "sales.csv"
+    run(made)
+    assert made.query("select price from raw.observations order by _batch")["price"].to_pylist() == ["250000", "260000"]
+
+
 def test_added_columns_are_noticed_and_kept(home) -> None:
     made = home("house_data")
     put(made, "1.csv", text(*LINES[:2]))

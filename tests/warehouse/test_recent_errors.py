@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ml.contract import Contract, ContractError, RecentErrors, load
-from ml.explain import RECENT, explain_months
+from ml.explain import RECENT, explain_months, unexplained_months
 from ml.recent_errors import Corrections
 from ml.registry import ModelVersion, champion, load_bundle, train_and_register
 from ml.score import score_months
@@ -121,6 +121,25 @@ def test_later_prices_and_the_order_of_scoring_change_nothing(
     assert changed[: len(until)] == until
     assert changed[len(until) :] != whole[len(until) :]
     assert warehouse.execute("from predictions.recent_errors order by all").fetchall() != sums
+
+
+def test_a_month_scored_late_moves_the_months_after_it_and_their_reasons(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    version = _version(warehouse)
+    late, rest = MONTHS[1], [month for month in MONTHS if month != MONTHS[1]]
+    before = {row[0]: row for row in score(warehouse, settings, rest)}
+    explain_months(warehouse, settings, CONTRACT, version, rest)
+    assert unexplained_months(warehouse, version) == []
+    moved = score(warehouse, settings, [late])
+    changed = {row[1] for row in moved if row[1] != late and row != before[row[0]]}
+    assert changed == set(MONTHS[2:5]), "its errors count in the three months after it"
+    assert unexplained_months(warehouse, version) == [late, *MONTHS[2:5]]
+    explain_months(warehouse, settings, CONTRACT, version, unexplained_months(warehouse, version))
+    assert unexplained_months(warehouse, version) == []
+    for found, wanted in zip(moved, score(warehouse, settings, MONTHS), strict=True):
+        assert found[:2] == wanted[:2] and found[2:] == pytest.approx(wanted[2:], rel=1e-12, abs=1e-12)
+    assert unexplained_months(warehouse, version) == []
 
 
 def test_what_a_price_rule_or_a_missing_price_speaks_against_is_no_error(

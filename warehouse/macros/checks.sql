@@ -16,6 +16,11 @@
   {{ return('(' ~ tests | join(' or ') ~ ')' if tests else none) }}
 {% endmacro %}
 
+{# ` and not …` where some number of the column stands for missing. #}
+{% macro unless_missing(c) %}
+  {{ return(' and not ' ~ stands_for_missing(c) if stands_for_missing(c) else '') }}
+{% endmacro %}
+
 {# Value after treatment: null when it stands for missing or lies outside its bounds. #}
 {% macro treated_value(c) %}
   {% set conditions = [] %}
@@ -27,15 +32,15 @@
 {# Labels of single values: the row stays, the value does not. #}
 {% macro value_problems() %}
   {% set problems = [] %}
-  {% for c in contract_columns() if c.role | default('feature') != 'price' %}
+  {% for c in contract_columns() %}
+    {% set is_price = c.role | default('feature') == 'price' %}
     {% if stands_for_missing(c) %}
       {% do problems.append({'when': stands_for_missing(c), 'label': c.name ~ ':missing'}) %}
     {% endif %}
-    {% if out_of_range(c) and c.outside | default('null') == 'null' %}
-      {% set unless_missing = ' and not ' ~ stands_for_missing(c) if stands_for_missing(c) else '' %}
-      {% do problems.append({'when': out_of_range(c) ~ unless_missing, 'label': c.name ~ ':out_of_range'}) %}
+    {% if not is_price and out_of_range(c) and c.outside | default('null') == 'null' %}
+      {% do problems.append({'when': out_of_range(c) ~ unless_missing(c), 'label': c.name ~ ':out_of_range'}) %}
     {% endif %}
-    {% if c.encode is defined %}
+    {% if not is_price and c.encode is defined %}
       {% do problems.append({'when': c.name ~ ' not in (' ~ literals(c['values']) ~ ')', 'label': c.name ~ ':unseen_value'}) %}
     {% endif %}
   {% endfor %}
@@ -47,10 +52,11 @@
   {% set problems = [] %}
   {% for c in contract_columns() if c.role | default('feature') != 'price' %}
     {% if c.required | default(false) %}
-      {% do problems.append({'when': c.name ~ ' is null', 'label': c.name ~ ':missing'}) %}
+      {% set is_missing = ' or ' ~ stands_for_missing(c) if stands_for_missing(c) else '' %}
+      {% do problems.append({'when': '(' ~ c.name ~ ' is null' ~ is_missing ~ ')', 'label': c.name ~ ':missing'}) %}
     {% endif %}
     {% if out_of_range(c) and c.outside | default('null') == 'reject' %}
-      {% do problems.append({'when': out_of_range(c), 'label': c.name ~ ':out_of_range'}) %}
+      {% do problems.append({'when': out_of_range(c) ~ unless_missing(c), 'label': c.name ~ ':out_of_range'}) %}
     {% endif %}
   {% endfor %}
   {{ return(problems) }}
@@ -60,9 +66,10 @@
 {% macro price_problems() %}
   {% set problems = [] %}
   {% for c in contract_columns('price') %}
-    {% if out_of_range(c) %}
-      {% do problems.append({'when': out_of_range(c), 'label': c.name ~ ':out_of_range'}) %}
-    {% endif %}
+    {# whatever the contract allows: a price is worked with as a logarithm #}
+    {% set wrong = out_of_range(c) ~ ' or ' if out_of_range(c) else '' %}
+    {% do problems.append({
+        'when': '(' ~ wrong ~ c.name ~ ' <= 0)' ~ unless_missing(c), 'label': c.name ~ ':out_of_range'}) %}
     {% set unreadable = c.name ~ ':not_a_number' %}
     {% do problems.append({'when': list_has('parse_labels', unreadable), 'label': unreadable}) %}
   {% endfor %}

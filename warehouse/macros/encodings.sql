@@ -33,10 +33,13 @@
   {{ return(((contract().encodings | map(attribute='months_back') | map('last') | list) + [1]) | max) }}
 {% endmacro %}
 
+{# Logarithm of a column, null where there is none. #}
+{% macro log_of(name) %}{{ return('case when ' ~ name ~ ' > 0 then ln(' ~ name ~ ') end') }}{% endmacro %}
+
 {# What encodings average: the logarithm of the price, per unit of size where the contract names one. #}
 {% macro log_price() %}
   {% set size = contract().size %}
-  {{ return('ln(price / ' ~ size ~ ')' if size else 'ln(price)') }}
+  {{ return('case when price > 0 and ' ~ size ~ ' > 0 then ln(price / ' ~ size ~ ') end' if size else log_of('price')) }}
 {% endmacro %}
 
 {# The encoding whose keys and window tell which sales are like for like in the market index; none without one. #}
@@ -60,7 +63,7 @@
     {% if name in names %}
       {% do parts.append('case when ' ~ name ~ '_n > 0 then ' ~ name ~ '_value end') %}
     {% else %}
-      {% do parts.append('case when ' ~ name ~ ' > 0 then ln(' ~ name ~ ') end') %}
+      {% do parts.append(log_of(name)) %}
     {% endif %}
   {% endfor %}
   {% set last = k.level | select('in', names) | list | last %}
@@ -110,7 +113,7 @@
       {% if c.relative | default(false) %}
         {% do out.append({
             'name': c.name ~ '_to_level',
-            'expression': 'case when ' ~ c.name ~ ' > 0 then ln(' ~ c.name ~ ') - price_level end'}) %}
+            'expression': log_of(c.name) ~ ' - price_level'}) %}
       {% endif %}
     {% endif %}
   {% endfor %}

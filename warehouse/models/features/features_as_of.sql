@@ -68,7 +68,7 @@ levelled as (
     select
         *,
         {{ level() }} as price_level,
-        {{ 'ln(' ~ k.size ~ ')' if k.size else '0.0' }} as log_size
+        {{ log_of(k.size) if k.size else '0.0' }} as log_size
     from encoded
 ),
 

@@ -18,7 +18,9 @@ treated as (
         observation_id,
         observed_on,
         month,
-        price,
+        {% for c in contract_columns('price') if c.name == contract().price -%}
+        {{ treated_value(c) }} as price,
+        {% endfor -%}
         area,
         locality,
         labels,

@@ -13,7 +13,7 @@ final as (
         price,
         is_price_valid,
         split,
-        ln(price) - target_offset as target,
+        {{ log_of('price') }} - target_offset as target,
         target_offset,
         persistence_price,
         last_year_price
