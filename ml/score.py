@@ -85,10 +85,14 @@ def _role(connection: duckdb.DuckDBPyConnection, contract: Contract, version: Mo
     """SQL for what a prediction is made for: served by the champion or a canary, or kept beside it for comparison."""
     if version.status != CHALLENGER:
         return "'champion'"
-    serves = connection.execute(
-        "select 1 from training.promotion_decisions where challenger = ? and verdict = 'canary'",
-        [version.model_version],
-    ).fetchone()
+    # the verdict may be of a time when the contract asked for a canary
+    serves = (
+        contract.promotion.mode == "canary"
+        and connection.execute(
+            "select 1 from training.promotion_decisions where challenger = ? and verdict = 'canary'",
+            [version.model_version],
+        ).fetchone()
+    )
     if not serves:
         return "'challenger'"
     # the macro hash_share does the same

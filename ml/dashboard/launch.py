@@ -14,7 +14,7 @@ import duckdb
 
 from ml.dashboard.queries import scored_table, scored_versions
 from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError, published_datasets
-from ml.serving.snapshot import remove_leftovers
+from ml.serving.folders import remove_leftovers
 from ml.settings import Settings
 
 APP = Path(__file__).with_name("app.py")

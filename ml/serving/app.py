@@ -14,13 +14,12 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import ValidationError
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -38,7 +37,7 @@ from ml.serving.schemas import (
     Predictions,
     Schemas,
     parse,
-    refused,
+    prices,
     request_schema,
     schemas,
 )
@@ -49,8 +48,10 @@ from ml.settings import Settings
 
 log = logging.getLogger("housing.api")
 
+T = TypeVar("T")
+
 REQUEST_ID = re.compile(r"^[\w.-]{1,64}$")
-#: What a caller needs to be allowed; routes that are not named are open to whoever can connect.
+#: What a caller needs to be allowed.
 SCOPES = {
     "/v1/predict": "predict",
     "/v1/predict/explain": "predict",
@@ -59,8 +60,13 @@ SCOPES = {
     "/v1/feedback": "feedback",
     "/metrics": "admin",
 }
+#: Open to whoever can connect. A path that stands in neither is none: what a route matches may be more than its name
+#: (Starlette takes `/v1/predict` with a line end behind it), and what is not named must not be open.
+OPEN = frozenset({"/health", "/ready", "/openapi.json", "/docs", "/docs/oauth2-redirect"})
 #: Options of glibc's mallopt(3).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+#: Bodies beyond are read beside the event loop; a row has some hundred bytes.
+LARGE_BODY = 64 * 1024
 PAGE_ROWS = 100
 MAX_PAGE_ROWS = 1_000
 
@@ -115,7 +121,7 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
 
     @app.post("/v1/predict", response_model=Predictions, responses=failing, summary="Prices of one row or many")
     async def predict(request: Request) -> Response:
-        parsed = parse(known, await _body(request))
+        parsed = await _understood(parse, known, await _body(request))
         rows = await _answered(request, parsed, explain=False)
         return _json({"request_id": _id(request), "currency": contract.currency, "predictions": rows})
 
@@ -126,7 +132,7 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
         summary=f"Prices with contributions and comparable sales, up to {api.max_explained_rows} rows",
     )
     async def explain(request: Request) -> Response:
-        parsed = parse(known, await _body(request))
+        parsed = await _understood(parse, known, await _body(request))
         if parsed.n > api.max_explained_rows:
             reason = {"field": "rows", "reason": f"at most {api.max_explained_rows} rows are explained at once"}
             raise ProblemError(422, f"{parsed.n:,} rows are too many for an explanation", [reason])
@@ -166,11 +172,7 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
         summary="Prices that came: acknowledged when they are on disk",
     )
     async def feedback(request: Request) -> Response:
-        try:
-            found = known.feedback.validate_json(await _body(request))
-        except ValidationError as error:
-            raise refused(error) from None
-        told = found["rows"] if isinstance(found, dict) else [found]
+        told = await _understood(prices, known, await _body(request))
         request.state.rows = len(told)
         await service.feedback(journal.actuals(told, datetime.now(UTC)))
         return _json({"request_id": _id(request), "accepted": len(told)}, 202)
@@ -358,6 +360,11 @@ async def _body(request: Request) -> bytes:
     return await request.body()
 
 
+async def _understood(read: Callable[[Schemas, bytes], T], known: Schemas, body: bytes) -> T:
+    """What a body says; many rows that are wrong in many ways take long enough to hold up others."""
+    return await asyncio.to_thread(read, known, body) if len(body) > LARGE_BODY else read(known, body)
+
+
 def _on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
     return problem(error, _id(request))
@@ -443,6 +450,8 @@ class Gate:
         self._metrics.in_flight.inc()
         try:
             async with asyncio.timeout(self._api.request_timeout_s):
+                if scope["path"] not in SCOPES and scope["path"] not in OPEN:
+                    raise ProblemError(404, "see /docs for the routes there are")
                 caller = self._guard.check(headers, SCOPES.get(scope["path"]))
                 body = await self._read(headers, receive)
                 await self._app(scope, _once(body, receive), sending)

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from functools import lru_cache, partial
 from typing import Any
 
@@ -29,8 +29,10 @@ from ml.serving.snapshot import Snapshot
 from ml.serving.trees import Trees
 from ml.warehouse import quoted
 
-#: Earlier months kept ready; each costs a few megabytes and is made on first use.
+#: Earlier months whose encodings are kept ready; each costs some ten megabytes and a third of a second, on first use.
 MONTHS_KEPT = 6
+#: The same of recent errors, a few thousand sums.
+ERRORS_KEPT = 60
 
 CHECKED = ("observation_id", "observed_on", "month", "area", "locality", "reasons", "labels")
 FOR_RANGES = ("target_offset", "persistence_price", "history_n")
@@ -85,6 +87,7 @@ class Engine:
             )
         self.contract, self.snapshot, self.version, self.bundle = contract, snapshot, version, bundle
         self.month = snapshot.newest_month()
+        self._observed = next((c for c in contract.sources.values() if c.name == contract.observed_on), None)
         self._given = pa.struct(
             [
                 (c.name, pa.float64() if c.type == "number" else pa.string())
@@ -94,14 +97,20 @@ class Engine:
         )
         """What a row may say; the price and what leaks it is not among it."""
         self._schema = self._raw([]).schema
-        encodings = Encodings(snapshot.encodings(contract, self.month))
-        self._newest: queue.LifoQueue[Features] = queue.LifoQueue()
+        self._newest = Encodings(snapshot.encodings(contract, self.month))
+        unseen = snapshot.unseen()
+        self._kept: OrderedDict[date, Encodings] = OrderedDict()
+        self._kept_lock, self._loading = threading.Lock(), threading.Lock()
+        self._plans: queue.LifoQueue[Features] = queue.LifoQueue()
         for _ in range(LANES):
-            self._newest.put(self._features(encodings))
-        self._earlier: OrderedDict[date, Features] = OrderedDict()
-        self._earlier_lock = threading.Lock()
+            self._plans.put(self._planned(unseen))
         self._trees = Trees(bundle.booster)
-        self._corrections = lru_cache(MONTHS_KEPT)(partial(_corrections, contract, snapshot, version))
+        with_errors = snapshot.table(
+            "select distinct month from predictions.recent_errors where model_version = $version",
+            {"version": version.model_version},
+        )
+        self._with_errors = {*with_errors["month"].to_pylist()}
+        self._corrections = lru_cache(ERRORS_KEPT)(partial(_corrections, contract, snapshot, version))
         self._known = _Known(contract, snapshot, version, bundle)
         calibration = snapshot.table(
             "select * from predictions.interval_calibration where model_version = $version",
@@ -113,17 +122,11 @@ class Engine:
     def answer(self, rows: Sequence[dict[str, Any]], role: str) -> Answers:
         """Answers to rows whose keys are the contract's column names. A row without a price says why."""
         raw = self._raw(rows)
-        with taken(self._newest) as newest:
-            checked = newest.checked(raw)
+        with taken(self._plans) as plan:
+            checked = plan.checked(raw)
             months: list[date | None] = listed(checked["month"])
-            earlier = {m for m in months if m and self.month and m < self.month}
-            features = newest.of(checked) if len(earlier) < len({*months}) else None
+            features = self._features(plan, checked, months)
         checked = checked.select(CHECKED)
-        for month in sorted(earlier):
-            place = np.array([i for i, m in enumerate(months) if m == month])
-            part = self._of_month(month, raw.take(place))
-            features = _spliced(features, len(months), place, part)
-        assert features is not None
         x = feature_matrix(features, self.bundle.features_used)
         offset = features["target_offset"].to_numpy().astype(np.float64)
         reasons = _reasons(checked, offset)
@@ -156,27 +159,60 @@ class Engine:
         nothing = pa.nulls(len(rows), pa.string())
         return pa.table({header: columns.get(c.name, nothing) for header, c in self.contract.sources.items()})
 
-    def _features(self, encodings: Encodings) -> Features:
+    def waits(self, rows: Sequence[dict[str, Any]]) -> bool:
+        """Whether rows are of earlier months that are not ready yet: their answer takes long. A cheap look."""
+        if self._observed is None:
+            return False
+        dates = {row.get(self._observed.name) for row in rows}
+        months = [_month_of(text, self._observed.format) for text in dates]
+        return any(self._is_past(m) and m not in self._kept for m in months)
+
+    def _is_past(self, month: date | None) -> bool:
+        return month is not None and self.month is not None and month < self.month
+
+    def _planned(self, unseen: pa.Table) -> Features:
         keys = [ERROR_KEYS] if self.contract.recent_errors else []
         outputs = [*FOR_RANGES, *keys, *self.bundle.features_used]
-        return Features(self.bundle, encodings, self._schema, CHECKED, outputs)
+        return Features(self.bundle, self._newest, unseen, self._schema, checks=CHECKED, outputs=outputs)
 
-    def _of_month(self, month: date, raw: pa.Table) -> pa.Table:
-        # one caller at a time: who asks for the past can wait
-        with self._earlier_lock:
-            asked = self._earlier.pop(month, None) or self._features(
-                Encodings(self.snapshot.encodings(self.contract, month))
-            )
-            self._earlier[month] = asked
-            while len(self._earlier) > MONTHS_KEPT:
-                self._earlier.popitem(last=False)
-            return asked.of(asked.checked(raw))
+    def _features(self, plan: Features, checked: pa.Table, months: Sequence[date | None]) -> pa.Table:
+        """Features of checked rows, with the encodings of their months."""
+        earlier = {m for m in months if m and self._is_past(m)}
+        if not earlier:
+            return plan.of(checked, self._newest)
+        cold = {m for m in earlier if m not in self._kept}
+        kept = {m: self._of_month(m) for m in (earlier if len(cold) == 1 else earlier - cold)}
+        # of many months only what the rows ask for is read, in one pass
+        group = dict.fromkeys(cold, -1) | {m: i for i, m in enumerate(kept, start=1)}
+        groups = np.array([group.get(m, 0) if m else 0 for m in months])
+        places, parts = [], []
+        for i, encodings in enumerate([self._newest, *kept.values(), None]):
+            place = np.flatnonzero(groups == (i if encodings else -1))
+            if len(place):
+                part = checked.take(place)
+                parts.append(plan.of(part, encodings or Encodings(self.snapshot.encodings_of(plan.wanted(part)))))
+                places.append(place)
+        return pa.concat_tables(parts).take(np.argsort(np.concatenate(places))).combine_chunks()
+
+    def _of_month(self, month: date) -> Encodings:
+        with self._kept_lock:
+            if found := self._kept.get(month):
+                self._kept.move_to_end(month)
+                return found
+        # one at a time: who asks for the past can wait
+        with self._loading:
+            found = self._kept.get(month) or Encodings(self.snapshot.encodings(self.contract, month))
+            with self._kept_lock:
+                self._kept[month] = found
+                while len(self._kept) > MONTHS_KEPT:
+                    self._kept.popitem(last=False)
+            return found
 
     def _recent_errors(self, features: pa.Table, months: Sequence[date | None]) -> np.ndarray:
-        """What recent errors add to the log of each row's price; 0 without a month, or where none are carried over."""
+        """What recent errors add to the log of each row's price; 0 where none are carried over."""
         out = np.zeros(len(months))
         if self.contract.recent_errors:
-            for month in {m for m in months if m}:
+            for month in self._with_errors.intersection(months):
                 place = np.array([i for i, m in enumerate(months) if m == month])
                 out[place] = self._corrections(month).of(features[ERROR_KEYS].take(place))
         return out
@@ -188,6 +224,14 @@ class Engine:
             | {"predicted_price": pa.array(price, from_pandas=True)}
         )
         return self._ranges.of(rows)
+
+
+@lru_cache(4_096)
+def _month_of(text: str | None, date_format: str | None) -> date | None:
+    try:
+        return datetime.strptime(text or "", date_format or "%Y-%m-%d").date().replace(day=1)
+    except ValueError:  # the bundle's SQL says what is wrong with it
+        return None
 
 
 def _corrections(contract: Contract, snapshot: Snapshot, version: ModelVersion, month: date) -> Corrections:
@@ -270,15 +314,6 @@ def _required(contract: Contract, name: str) -> bool:
 
 def _number(value: float | None) -> float:
     return np.nan if value is None else value
-
-
-def _spliced(features: pa.Table | None, n: int, place: np.ndarray, part: pa.Table) -> pa.Table:
-    """``features`` of n rows with ``part`` put at its places; where there are none yet, the rest is filled later."""
-    source = np.zeros(n, dtype=np.int64) if features is None else np.arange(n)
-    first = 0 if features is None else n
-    source[place] = first + np.arange(part.num_rows)
-    whole = part if features is None else pa.concat_tables([features, part])
-    return whole.take(source).combine_chunks()
 
 
 def _reasons(checked: pa.Table, offset: np.ndarray) -> list[list[str]]:

@@ -41,6 +41,10 @@ def example_row(contract: Contract, snapshot: Snapshot) -> dict[str, Any]:
 def _known_keys(contract: Contract, snapshot: Snapshot, home: dict[str, Any]) -> dict[str, str]:
     """Texts of one place that has history: the parts of the key of the finest encoding, and its area."""
     known = {contract.area: home.get("area"), contract.locality: home.get("locality")}
+    if contract.area not in {c.name for c in contract.columns if c.source}:
+        # the area is derived from a text that every row must have
+        repeats = [c.name for c in contract.columns if c.required and c.type == "text" and c.role == "ignore"]
+        known |= dict.fromkeys(repeats, home.get("area"))
     texts = {c.name for c in contract.columns if c.type == "text" and c.source}
     for e in sorted(contract.encodings, key=lambda e: -len(e.keys)):
         if contract.locality in e.keys and texts.issuperset(e.keys) and home:

@@ -71,7 +71,9 @@ class Explainer:
         )
         homes = comparables.Homes(subject, comparables.leaves_of(engine.bundle, answers.x[i : i + 1]))
         found = comparables.find(homes, self._sales_of(area, month), contract, month, threads=1)
-        return found.drop_columns(["observation_id", "rank"]).to_pylist()
+        rows = found.drop_columns(["observation_id", "rank"]).to_pylist()
+        # where nobody knows when a home was sold, every one stands in the same made-up month
+        return rows if contract.observed_on else [{**row, "sold_month": None} for row in rows]
 
     def _sales_of(self, area: str, month: date) -> comparables.Homes:
         with self._lock:

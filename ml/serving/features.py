@@ -153,9 +153,8 @@ class Encodings:
         for encoding in rows["encoding"].unique().to_pylist():
             mine = rows.filter(pc.field("encoding") == encoding)
             self._by_encoding[encoding] = Values(mine.select(names), mine["month"], listed(mine["key_value"]))
-        newest = rows.sort_by([("month", "descending")]).slice(0, 1)
-        self.unseen = pa.concat_tables([rows.filter(pc.field("key_value") == "__unseen__"), newest])
-        """What the part before the lookups reads itself: values of unseen keys, and the newest month."""
+        self.newest = rows.sort_by([("month", "descending")]).slice(0, 1)
+        """A row of the newest month: what the part before the lookups reads itself."""
 
     def of(self, encoding: str) -> Values:
         """Values by month and key; none of an encoding that has no rows."""
@@ -163,20 +162,28 @@ class Encodings:
 
 
 class Features:
-    """Checks and features of rows, planned once. For one thread at a time."""
+    """Checks and features of rows, planned once for all months. For one thread at a time."""
 
     def __init__(
-        self, bundle: Bundle, encodings: Encodings, given: pa.Schema, checks: Sequence[str], outputs: Sequence[str]
+        self,
+        bundle: Bundle,
+        newest: Encodings,
+        unseen: pa.Table,
+        given: pa.Schema,
+        *,
+        checks: Sequence[str],
+        outputs: Sequence[str],
     ) -> None:
-        """``given`` is the schema of raw rows under the headers of landed files.
+        """``unseen`` are the encodings of unseen keys, of every month that may be asked for.
 
-        ``checks`` are columns that ``checked`` has to have, ``outputs`` those that ``of`` gives.
+        ``given`` is the schema of raw rows under the headers of landed files. ``checks`` are columns that ``checked``
+        has to have, ``outputs`` those that ``of`` gives.
         """
         self._given = Slot(given.append(pa.field("_row", pa.int64())))
 
         def fill(connection: duckdb.DuckDBPyConnection) -> None:
             connection.register("given", self._given.capsule)
-            connection.register("unseen_encodings", encodings.unseen)
+            connection.register("unseen_encodings", pa.concat_tables([unseen, newest.newest]))
             connection.execute("create table features.encodings as from unseen_encodings")
             connection.unregister("unseen_encodings")
 
@@ -190,16 +197,15 @@ class Features:
             raise BundleError(
                 f"{bundle.model_version} does not know {', '.join(missing)}; train again with this release"
             )
-        unseen = self._connection.execute(f"{cut.keyed} SELECT * FROM unseen").to_arrow_table()
-        known_unseen = Values(unseen, unseen["month"], [UNSEEN] * unseen.num_rows)
-        values = {k.encoding: encodings.of(k.encoding) for k in cut.lookups} | {UNSEEN: known_unseen}
-        self._lookups = [(k.alias, cut.by[k.month], cut.by[k.key], values[k.encoding]) for k in cut.lookups]
+        by_month = self._connection.execute(f"{cut.keyed} SELECT * FROM unseen").to_arrow_table()
+        self._unseen = Values(by_month, by_month["month"], [UNSEEN] * by_month.num_rows)
+        self._lookups = [(k.alias, k.encoding, cut.by[k.month], cut.by[k.key]) for k in cut.lookups]
         self._by = list(cut.by.values())
         there = [name for (name, *_) in self._connection.execute(f"describe {cut.keyed} FROM keyed").fetchall()]
         read = {"_row", *checks} | cut.words
         self._connection.execute(f"prepare keyed as {cut.before([name for name in there if name in read])}")
         keyed = self._connection.execute("execute keyed").to_arrow_table()
-        self._between = Slot(self._looked_up(keyed).schema)
+        self._between = Slot(self._looked_up(keyed, newest).schema)
         self._connection.register("looked_up", self._between.capsule)
         columns = ", ".join(map(quoted, ("_row", *outputs)))
         self._connection.execute(f"prepare asked as select {columns} from ({cut.after})")
@@ -209,14 +215,29 @@ class Features:
         self._given.fill(raw.append_column("_row", pa.array(np.arange(raw.num_rows))))
         return _in_order(fetched(self._connection.execute("execute keyed"), raw.num_rows))
 
-    def of(self, checked: pa.Table) -> pa.Table:
-        """``outputs`` of checked rows, in their order."""
-        self._between.fill(self._looked_up(checked))
+    def of(self, checked: pa.Table, encodings: Encodings) -> pa.Table:
+        """``outputs`` of checked rows, in their order; ``encodings`` hold what is ``wanted`` of them."""
+        self._between.fill(self._looked_up(checked, encodings))
         return _in_order(fetched(self._connection.execute("execute asked"), checked.num_rows)).drop_columns("_row")
 
-    def _looked_up(self, checked: pa.Table) -> pa.Table:
+    def wanted(self, checked: pa.Table) -> pa.Table:
+        """What checked rows are looked up by: encoding, month and key_value, each once."""
         by = {name: listed(checked[name]) for name in self._by}
-        found = {alias: values.find(by[month], by[key]) for alias, month, key, values in self._lookups}
+        found = {
+            (encoding, *pair)
+            for _, encoding, month, key in self._lookups
+            if encoding != UNSEEN
+            for pair in zip(by[month], by[key], strict=True)
+        }
+        schema = pa.schema({"encoding": pa.string(), "month": pa.date32(), "key_value": pa.string()})
+        return pa.table(list(zip(*found, strict=True)) or [[], [], []], schema=schema)
+
+    def _looked_up(self, checked: pa.Table, encodings: Encodings) -> pa.Table:
+        by = {name: listed(checked[name]) for name in self._by}
+        found = {}
+        for alias, encoding, month, key in self._lookups:
+            values = self._unseen if encoding == UNSEEN else encodings.of(encoding)
+            found[alias] = values.find(by[month], by[key])
         return pa.table(found | {n: checked[n] for n in checked.column_names if n not in by})
 
 

@@ -13,10 +13,11 @@ import csv
 import fcntl
 import io
 import json
+import logging
 import os
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,9 +25,11 @@ from typing import Any, BinaryIO
 import duckdb
 from pydantic_core import to_json
 
-from ml.serving.snapshot import online_folder
+from ml.serving.folders import journals
 from ml.settings import Settings
 from ml.warehouse import transaction
+
+log = logging.getLogger("housing.api")
 
 #: Columns of a journaled prediction as in ``predictions.predictions``; ``kind``, ``split`` and ``mode`` are constant.
 PREDICTION = {
@@ -55,13 +58,25 @@ class Journal:
         adopt(folder)
 
     def append(self, records: Iterable[Any]) -> None:
-        """Write records and wait until they are on disk."""
+        """Write records and wait until they are on disk: all of them, or none and OSError."""
         text = b"".join(to_json(record) + b"\n" for record in records)
         if not text:
             return
+        file = self._file
+        if file and not os.fstat(file.fileno()).st_nlink:
+            log.error("%s was deleted while it was written", file.name)
+            file.close()
+            self._file = None
         file = self._file or self._open()
-        file.write(text)
-        os.fsync(file.fileno())
+        before = file.tell()
+        try:
+            rest = memoryview(text)
+            while rest:  # a disk that is nearly full takes a part
+                rest = rest[file.write(rest) :]
+            os.fsync(file.fileno())
+        except OSError:
+            self._take_back(file, before)
+            raise
 
     def rotate(self, *, force: bool = False) -> Path | None:
         """Close the file when it is large or old enough; returns where it stands then."""
@@ -73,12 +88,29 @@ class Journal:
             return None
         path = Path(file.name)
         closed = path.with_suffix(".jsonl")
-        path.rename(closed)
+        try:
+            path.rename(closed)
+        except FileNotFoundError:
+            self._file = None  # its folder was moved away or deleted: the next one stands in a new folder
+            file.close()
+            raise
         file.close()
         self._file = None
         return closed
 
+    def _take_back(self, file: BinaryIO, end: int) -> None:
+        """Cut what was written in part, so that the next line does not grow on to it."""
+        try:
+            file.truncate(end)
+            file.seek(end)
+        except OSError as error:
+            # left with its torn line, which is dropped when the next start adopts the file
+            log.error("%s is left as it is: %s", file.name, error)
+            self._file = None
+            file.close()
+
     def _open(self) -> BinaryIO:
+        self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:12]}.open"
         file = (self._folder / name).open("ab", buffering=0)
         # held as long as this process lives: whoever can take the lock knows that the writer is dead
@@ -104,35 +136,48 @@ def adopt(folder: Path) -> list[Path]:
 
 def records(path: Path) -> list[dict[str, Any]]:
     """Records of a closed file. A last line without its end was never acknowledged and does not count."""
-    lines = path.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines]
+    return _read(path)[0]
 
 
-def folder_of(settings: Settings, kind: str) -> Path:
-    return online_folder(settings) / kind
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
+    """Records of a closed file, and lines that are none: a disk may give back other bytes than it was given."""
+    found: list[dict[str, Any]] = []
+    unreadable: list[bytes] = []
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            found.append(record)
+        else:
+            unreadable.append(line)
+    return found, unreadable
 
 
-def land_feedback(settings: Settings) -> list[Path]:
+def land_feedback(settings: Settings, unreadable: Callable[[int], None] = lambda _: None) -> list[Path]:
     """Turn closed feedback files into CSV files of the landing folder; returns them.
 
-    The name follows from the journal's, so that after a kill between the two steps the same file is written again.
+    Lines that cannot be read are set aside in a file ``.bad`` beside the journal, for a person, and do not keep the
+    others from landing; ``unreadable`` is told how many. The name of a CSV follows from the journal's, so that after a
+    kill between the two steps the same file is written again.
     """
     target = settings.landing / "actuals"
     landed = []
-    for path in sorted(folder_of(settings, "feedback").glob("*.jsonl")):
+    for path in sorted(journals(settings, "feedback").glob("*.jsonl")):
+        told, bad = _read(path)
+        if bad:
+            kept = path.with_suffix(".bad")
+            _write(kept, b"\n".join([*bad, b""]))
+            unreadable(len(bad))
+            log.error("%d lines of feedback cannot be read; they stand in %s", len(bad), kept)
         text = io.StringIO(newline="")
-        writer: csv.DictWriter[str] = csv.DictWriter(text, ACTUAL, lineterminator="\n")
+        writer: csv.DictWriter[str] = csv.DictWriter(text, ACTUAL, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(records(path))
+        writer.writerows(told)
         target.mkdir(parents=True, exist_ok=True)
         csv_path = target / f"online-{path.stem}.csv"
-        aside = target / f".{csv_path.name}.part"
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text.getvalue())
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(csv_path)
-        _sync(target)
+        _write(csv_path, text.getvalue().encode())
         path.unlink()
         landed.append(csv_path)
     return landed
@@ -144,7 +189,7 @@ def load_predictions(connection: duckdb.DuckDBPyConnection, settings: Settings) 
     A batch prediction of the same observation and version stands; of several online ones the last does. Called by
     whoever may write to the warehouse. A process killed before the files are removed loads them again, to no effect.
     """
-    folder = folder_of(settings, "predictions")
+    folder = journals(settings, "predictions")
     adopt(folder)
     files = sorted(folder.glob("*.jsonl"))
     if not files:
@@ -200,6 +245,17 @@ def actuals(feedback: Sequence[Any], now: datetime) -> list[dict[str, Any]]:
         }
         for f in feedback
     ]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """A whole file or none, on disk when this returns."""
+    aside = path.with_name(f".{path.name}.part")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    _sync(path.parent)
 
 
 def _sync(folder: Path) -> None:

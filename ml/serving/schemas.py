@@ -8,11 +8,13 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model
+from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from ml.contract import Column, Contract
@@ -24,8 +26,9 @@ MAX_TEXT = 500
 FUTURE_DAYS = 366
 #: Numbers beyond are typing errors, and squares of them would not be numbers.
 MAX_NUMBER = 1e15
-#: Errors told of one request; the first are enough to see what is wrong.
+#: Errors told of one request, and of one row among many; the first are enough to see what is wrong.
 MAX_ERRORS = 50
+MAX_ROW_ERRORS = 10
 
 CONTROL = re.compile(r"[\x00-\x1f]")
 
@@ -84,7 +87,7 @@ class Contribution(BaseModel):
 class Comparable(BaseModel):
     comparable_id: str
     similarity: float = Field(description="share of trees with a common leaf")
-    sold_month: dt.date
+    sold_month: dt.date | None = Field(description="null where the dataset has no dates")
     price: float
     adjusted_price: float = Field(description="price brought to the month of the request by the market index")
 
@@ -122,10 +125,14 @@ class Schemas:
 
     contract: Contract
     row: TypeAdapter[dict[str, Any]]
-    rows: TypeAdapter[dict[str, list[dict[str, Any]]]]
-    any_rows: TypeAdapter[dict[str, list[Any]]]
+    rows: TypeAdapter[list[dict[str, Any]]]
+    """of many; the first wrong one ends it"""
+    any_rows: TypeAdapter[dict[str, Any]]
+    price: TypeAdapter[Feedback]
     feedback: TypeAdapter[Any]
-    columns: tuple[Column, ...]
+    """one price or many, for the document"""
+    names: frozenset[str]
+    """columns a row may have"""
 
 
 def columns_of(contract: Contract) -> list[Column]:
@@ -136,25 +143,31 @@ def columns_of(contract: Contract) -> list[Column]:
 def schemas(contract: Contract, max_rows: int) -> Schemas:
     """The types of a dataset's requests."""
     columns = columns_of(contract)
-    row = _strict(f"{contract.name}_row", {c.name: _field(contract, c) for c in columns})
+    row = _keyed(f"{contract.name}_row", {c.name: _field(contract, c) for c in columns})
     length = Field(min_length=1, max_length=max_rows)
+    # all errors of all rows would be gigabytes; the first one says that rows are to be looked at one by one
+    rows: Any = Annotated[list[row], Field(fail_fast=True)]
     known = _feedback(next(c for c in contract.columns if c.role == "price"))
-    several = _strict("many_prices", {"rows": Annotated[list[known], length]})
+    several = _keyed("many_prices", {"rows": Annotated[list[known], length]}, extra="forbid")
     told: Any = several | known
     return Schemas(
         contract,
         TypeAdapter(row),
-        TypeAdapter(_strict("many_rows", {"rows": Annotated[list[row], length]})),
-        TypeAdapter(_strict("untyped_rows", {"rows": Annotated[list[Any], length]})),
+        TypeAdapter(rows),
+        TypeAdapter(_keyed("untyped_rows", {"rows": Annotated[list[Any], length]})),
+        TypeAdapter(known),
         TypeAdapter(told),
-        tuple(columns),
+        frozenset(c.name for c in columns),
     )
 
 
-def _strict(name: str, fields: dict[str, Any]) -> Any:
-    """A dictionary with these keys and no others: cheaper to make than an object, ten thousand times a request."""
+def _keyed(name: str, fields: dict[str, Any], extra: Literal["allow", "forbid"] = "allow") -> Any:
+    """A dictionary with these keys: cheaper to make than an object, ten thousand times a request.
+
+    Other keys are let through to ``_unknown``: pydantic would make an error of each, however many there are.
+    """
     made: Any = TypedDict(name, fields)  # type: ignore[misc,operator]
-    made.__pydantic_config__ = ConfigDict(extra="forbid")
+    made.__pydantic_config__ = ConfigDict(extra=extra)
     return made
 
 
@@ -180,7 +193,11 @@ def _moment(text: str | None) -> str | None:
     zoned = found if found.tzinfo else found.replace(tzinfo=dt.UTC)
     if zoned > dt.datetime.now(dt.UTC) + dt.timedelta(days=1):
         raise ValueError("lies in the future")
-    return zoned.astimezone(dt.UTC).replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
+    try:
+        utc = zoned.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError("lies before the year 1") from None
+    return utc.replace(tzinfo=None).isoformat(sep=" ", timespec="seconds")
 
 
 def _field(contract: Contract, column: Column) -> Any:
@@ -295,32 +312,88 @@ class Parsed:
 
 def parse(known: Schemas, body: bytes) -> Parsed:
     """Rows of a body: ``{"rows": [...]}`` or one row. Raises ProblemError 400 or 422 where nothing can be priced."""
-    single = not _has_rows(body)
-    if single:
-        try:
-            return Parsed([known.row.validate_json(body)], [0], {}, 1, True)
-        except ValidationError as error:
-            raise refused(error) from None
-    try:
-        rows = known.rows.validate_json(body)["rows"]
-        return Parsed(rows, list(range(len(rows))), {}, len(rows), False)
-    except ValidationError as error:
-        found = error
-    try:
-        given = known.any_rows.validate_json(body)["rows"]
-    except ValidationError as error:
-        raise refused(error) from None
+    found = _anything(body)
+    if not _has_rows(body):
+        row, faults = _checked(known.row, known.names, found)
+        if faults:
+            raise refused(faults)
+        return Parsed([row], [0], {}, 1, True)
+    rows = _rows(known, found)
+    if (checked := _together(known, rows)) is not None:
+        return Parsed(checked, list(range(len(checked))), {}, len(checked), False)
+    good: list[dict[str, Any]] = []
+    places: list[int] = []
     errors: dict[int, list[dict[str, str]]] = {}
-    for e in found.errors(include_url=False, include_context=False, include_input=False):
-        if len(e["loc"]) < 2:
-            raise refused(found)
-        errors.setdefault(int(e["loc"][1]), []).append(
-            {"field": _place(e["loc"][2:]) or "row", "reason": e["msg"].removeprefix("Value error, ")}
-        )
-    places = [i for i in range(len(given)) if i not in errors]
-    # validated again, because a value that was refused keeps the others from being returned; few requests come here
-    good = known.rows.validate_python({"rows": [given[i] for i in places]})["rows"] if places else []
-    return Parsed(good, places, errors, len(given), False)
+    for i, given in enumerate(rows):
+        row, faults = _checked(known.row, known.names, given)
+        if faults:
+            errors[i] = faults
+        else:
+            good.append(row)
+            places.append(i)
+    return Parsed(good, places, errors, len(rows), False)
+
+
+def prices(known: Schemas, body: bytes) -> list[Feedback]:
+    """Prices of a body: ``{"rows": [...]}`` or one. Raises ProblemError 400 or 422 when any of them is none."""
+    found, many = _anything(body), _has_rows(body)
+    out: list[Feedback] = []
+    errors: list[dict[str, str]] = []
+    for i, given in enumerate(_rows(known, found) if many else [found]):
+        price, faults = _checked(known.price, Feedback.model_fields.keys(), given)
+        place = f"rows.{i}." if many else ""
+        errors += [{**fault, "field": f"{place}{fault['field']}"} for fault in faults]
+        if len(errors) >= MAX_ERRORS:
+            break
+        out.append(price)
+    if errors:
+        raise refused(errors)
+    return out
+
+
+def _rows(known: Schemas, found: Any) -> list[Any]:
+    """What stands in the rows of a body, whatever it is."""
+    try:
+        rows = known.any_rows.validate_python(found)["rows"]
+    except ValidationError as error:
+        raise refused(_told(error, "body")) from None
+    if more := _unknown(found, {"rows"}):
+        raise refused(more)
+    return rows
+
+
+def _together(known: Schemas, rows: list[Any]) -> list[dict[str, Any]] | None:
+    """Rows as they were validated, all at once; None where any of them is wrong."""
+    try:
+        checked = known.rows.validate_python(rows)
+    except ValidationError:
+        return None
+    return checked if all(row.keys() <= known.names for row in checked) else None
+
+
+def _checked(adapter: TypeAdapter[Any], names: Collection[str], given: Any) -> tuple[Any, list[dict[str, str]]]:
+    """A row as it was validated, or what is wrong with it."""
+    unknown = _unknown(given, names)
+    try:
+        named = {name: given[name] for name in given if name in names} if isinstance(given, dict) else given
+        return adapter.validate_python(named), unknown
+    except ValidationError as error:
+        return None, [*_told(error, "row"), *unknown][:MAX_ROW_ERRORS]
+
+
+def _unknown(given: Any, names: Collection[str]) -> list[dict[str, str]]:
+    """Errors of the first fields that are no columns."""
+    found = (name for name in given if name not in names) if isinstance(given, dict) else ()
+    # a name sent by the client may be anything
+    return [{"field": name[:80], "reason": "is no field of the request"} for name in islice(found, MAX_ROW_ERRORS)]
+
+
+def _anything(body: bytes) -> Any:
+    # read once, then validated: errors of pydantic's own JSON each hold a copy of what they are about
+    try:
+        return from_json(body)
+    except ValueError as error:
+        raise ProblemError(400, f"the body is no JSON: {error}") from None
 
 
 def _has_rows(body: bytes) -> bool:
@@ -328,21 +401,20 @@ def _has_rows(body: bytes) -> bool:
     return re.match(rb'\s*\{\s*"rows"\s*:', body[:200]) is not None
 
 
-def refused(error: ValidationError) -> ProblemError:
-    """400 for what is no JSON, 422 with fields and reasons for the rest."""
+def _told(error: ValidationError, whole: str) -> list[dict[str, str]]:
+    """Fields and reasons; what is wrong with the ``whole`` has no field."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
-    if found[0]["type"] == "json_invalid":
-        return ProblemError(400, f"the body is no JSON: {found[0]['msg'].removeprefix('Invalid JSON: ')}")
-    errors = [
-        {"field": _place(e["loc"]) or "body", "reason": e["msg"].removeprefix("Value error, ")}
-        for e in found[:MAX_ERRORS]
-    ]
+    return [{"field": _place(e["loc"]) or whole, "reason": e["msg"].removeprefix("Value error, ")} for e in found]
+
+
+def refused(errors: Sequence[Mapping[str, str]]) -> ProblemError:
+    """422 with the first fields and reasons."""
     names = ", ".join(dict.fromkeys(e["field"] for e in errors[:5]))
-    return ProblemError(422, f"{len(found)} value{'s' if len(found) > 1 else ''} of the request: {names}", errors)
+    values = f"{len(errors)} value{'s' if len(errors) > 1 else ''}"
+    return ProblemError(422, f"{values} of the request: {names}", errors[:MAX_ERRORS])
 
 
 def _place(parts: Sequence[int | str]) -> str:
-    # a name sent by the client may be anything
     return ".".join(str(part)[:80] for part in parts)
 
 
@@ -350,6 +422,7 @@ def request_schema(known: Schemas, example: Mapping[str, Any] | None, max_rows: 
     """JSON schema of a request's body for the OpenAPI document, with a worked example."""
     row = known.row.json_schema(ref_template="#/components/schemas/{model}")
     row.pop("$defs", None)
+    row["additionalProperties"] = False
     other = {"title": "Not a row", "description": "answered by an error entry in its place"}
     rows = {"type": "array", "minItems": 1, "maxItems": max_rows, "items": {"anyOf": [row, other]}}
     many = {

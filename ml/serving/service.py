@@ -12,6 +12,8 @@ import gc
 import logging
 import math
 import threading
+import time
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,15 +29,17 @@ from ml.serving.engine import Answers, Engine
 from ml.serving.example import example_row
 from ml.serving.explain import Explainer
 from ml.serving.features import LANES, listed
+from ml.serving.folders import journals, remove_leftovers
 from ml.serving.metrics import Metrics
 from ml.serving.problems import ProblemError
 from ml.serving.settings import ApiSettings
-from ml.serving.snapshot import NotPublishedError, Snapshot, identity, remove_leftovers
+from ml.serving.snapshot import NotPublishedError, Snapshot, identity
 from ml.settings import Settings
 
 log = logging.getLogger("housing.api")
 
-#: Rows that are priced together; larger requests go alone, so that they do not hold up the small ones.
+#: Rows that are priced together; larger requests go alone, so that they do not hold up the small ones, and so do those
+#: that wait for encodings of earlier months.
 BATCH_ROWS = 64
 #: A large request is cut into so many equal parts, priced by as many threads (the lane left is for small ones), if each
 #: has so many rows: two halves of 1,000 rows cost 79 ms of processor instead of 60, of 10,000 nothing more.
@@ -47,6 +51,10 @@ PART_ROWS_ALONE = 500
 TEST_ROWS = 200
 #: How far it may be off, relative to the price.
 TOLERANCE = 1e-6
+#: What failed is tried again after so long, then ever later.
+RETRY_S, MAX_RETRY_S = 2.0, 60.0
+#: A loop that failed in a way that nobody thought of begins again after so long.
+AGAIN_S = 1.0
 #: Shadow batches that may wait; beyond, the champion's callers come first.
 MAX_SHADOW = 64
 
@@ -64,9 +72,16 @@ class State:
     challenger: Engine | None
     challenger_problem: str | None
     example: dict[str, Any]
+    serves_canary: bool = False
+    """whether the challenger answers a share of the keys; else it runs in the shadow"""
     explainers: dict[str, Explainer] = field(default_factory=dict)
     users: int = 0
     retired: bool = False
+
+    def waits(self, rows: list[dict[str, Any]]) -> bool:
+        """Whether an answer to these rows takes long to prepare."""
+        canary = self.challenger if self.serves_canary else None
+        return self.champion.waits(rows) or (canary is not None and canary.waits(rows))
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,8 @@ class Service:
         self.state: State | None = None
         self.problem: str | None = "the model is being loaded"
         self._seen: tuple[int, int, int] | None = None
+        self._again_at, self._wait_s = 0.0, RETRY_S
+        self._land_at = math.inf
         self._lock = threading.Lock()
         self._waiting: list[tuple[list[dict[str, Any]], str, asyncio.Future[tuple[Priced, int]]]] = []
         self._wake = asyncio.Event()
@@ -113,10 +130,10 @@ class Service:
         """Open the journals and begin to load, price, watch and write. Returns at once."""
         remove_leftovers(self.settings)
         limits = {"rotate_bytes": self.api.rotate_bytes, "rotate_s": self.api.rotate_s}
-        self._predictions = journal.Journal(journal.folder_of(self.settings, "predictions"), **limits)
-        self._feedback = journal.Journal(journal.folder_of(self.settings, "feedback"), **limits)
+        self._predictions = journal.Journal(journals(self.settings, "predictions"), **limits)
+        self._feedback = journal.Journal(journals(self.settings, "feedback"), **limits)
         for loop in (self._price_loop, self._watch_loop, self._prediction_loop, self._feedback_loop):
-            self._tasks.append(asyncio.create_task(loop()))
+            self._tasks.append(asyncio.create_task(_endless(loop)))
 
     async def stop(self) -> None:
         """Write and close what is open. Requests have ended when this is called."""
@@ -141,27 +158,34 @@ class Service:
             await asyncio.sleep(self.api.poll_s)
 
     def refresh(self) -> None:
-        """Take over what is published when it is new and works; else remember why not."""
-        found = identity(self.settings.published)
-        if found == self._seen and found is not None:
-            return
-        self._seen = found
+        """Take over what is published when it is new and works; else remember why not, and try again later."""
         try:
-            state = self._load()
+            found = identity(self.settings.published)
+            is_new = found != self._seen
+            if not is_new and time.monotonic() < self._again_at:
+                return
+            if is_new:
+                self._seen, self._wait_s = found, RETRY_S
+            if not is_new and self.state and self.problem is None:
+                self._challenge(self.state)  # it alone had failed
+                self._show(self.state)
+            elif state := self._load():
+                self._take_over(state)
         except (NotPublishedError, SwapError, RegistryError, BundleError) as error:
             self._refused(str(error))
         except Exception as error:  # whatever is wrong with the new one, the old one goes on answering
-            log.exception("a snapshot cannot answer")
-            self._refused(f"{type(error).__name__}: {error}")
-        else:
-            if state:
-                self._take_over(state)
+            self._refused(f"{type(error).__name__}: {error}", unexpected=True)
+        failed = self.problem or (self.state and self.state.challenger_problem)
+        self._again_at = time.monotonic() + self._wait_s if failed else math.inf
+        self._wait_s = min(2 * self._wait_s, MAX_RETRY_S)
 
-    def _refused(self, reason: str) -> None:
-        self.problem = " ".join(reason.split())[:500]
-        self.metrics.swaps.labels("refused").inc()
+    def _refused(self, reason: str, *, unexpected: bool = False) -> None:
         self.metrics.swap_failed.set(1)
-        log.error("snapshot refused: %s", self.problem)
+        reason = " ".join(reason.split())[:500]
+        if reason != self.problem:
+            self.problem = reason
+            self.metrics.swaps.labels("refused").inc()
+            log.error("snapshot refused: %s", reason, exc_info=unexpected)
 
     def _take_over(self, state: State) -> None:
         with self._lock:
@@ -178,11 +202,15 @@ class Service:
         self.metrics.swaps.labels("taken").inc()
         self.metrics.swap_failed.set(0)
         self.metrics.ready.set(1)
+        self._show(state)
+        log.info("%s answers, snapshot %s", state.champion.version.model_version, state.snapshot.fingerprint[:12])
+
+    def _show(self, state: State) -> None:
         self.metrics.model.clear()
         self.metrics.model.labels(state.champion.version.model_version, "champion").set(1)
         if state.challenger:
-            self.metrics.model.labels(state.challenger.version.model_version, "challenger").set(1)
-        log.info("%s answers, snapshot %s", state.champion.version.model_version, state.snapshot.fingerprint[:12])
+            role = "canary" if state.serves_canary else "challenger"
+            self.metrics.model.labels(state.challenger.version.model_version, role).set(1)
 
     def _load(self) -> State | None:
         snapshot = Snapshot(self.settings)
@@ -199,18 +227,34 @@ class Service:
             champion = Engine(self.contract, snapshot, version, load_bundle(self.settings, version))
             example = example_row(self.contract, snapshot)
             _test(champion, example)
-            challenger, problem = None, None
-            if version := versions.get("challenger"):
-                try:
-                    challenger = Engine(self.contract, snapshot, version, load_bundle(self.settings, version))
-                    _test(challenger, example)
-                except Exception as error:  # a challenger that does not work must not keep the champion from answering
-                    challenger, problem = None, f"{version.model_version}: {error}"
-                    log.exception("the challenger cannot answer")
-            return State(snapshot, champion, challenger, problem, example)
+            state = State(snapshot, champion, None, None, example)
+            self._challenge(state)
+            return state
         except BaseException:
             snapshot.close()
             raise
+
+    def _challenge(self, state: State) -> None:
+        """Load the challenger beside the champion; one that does not work must not keep that from answering."""
+        version = state.snapshot.versions().get("challenger")
+        if version is None:
+            return
+        try:
+            challenger = Engine(self.contract, state.snapshot, version, load_bundle(self.settings, version))
+            _test(challenger, state.example)
+            # as the batch's role: the mode alone says only what the verdict may be
+            verdicts = state.snapshot.rows(
+                "select 1 from training.promotion_decisions where challenger = $version and verdict = 'canary'",
+                {"version": version.model_version},
+            )
+        except Exception as error:
+            problem = f"{version.model_version}: {error}"
+            if problem != state.challenger_problem:
+                log.exception("the challenger cannot answer")
+            state.challenger_problem = problem
+        else:
+            state.serves_canary = self.contract.promotion.mode == "canary" and bool(verdicts)
+            state.challenger, state.challenger_problem = challenger, None
 
     def _use(self) -> State:
         with self._lock:
@@ -231,7 +275,9 @@ class Service:
 
     async def price(self, rows: list[dict[str, Any]], request_id: str) -> tuple[Priced, int]:
         """Answers, and the place of the first row among them. The caller releases the state."""
-        if len(rows) > BATCH_ROWS:
+        if len(self._waiting) + self._large >= self.api.max_waiting:
+            raise ProblemError(503, "too many requests wait for a price", headers={"Retry-After": "1"})
+        if len(rows) > BATCH_ROWS or (self.state and self.state.waits(rows)):
             state = self._use()
             try:
                 priced = await self._price_large(state, rows)
@@ -240,8 +286,6 @@ class Service:
                 raise
             self._after(priced, rows, [request_id] * len(rows))
             return priced, 0
-        if len(self._waiting) >= self.api.max_waiting:
-            raise ProblemError(503, "too many requests wait for a price", headers={"Retry-After": "1"})
         future: asyncio.Future[tuple[Priced, int]] = asyncio.get_running_loop().create_future()
         self._waiting.append((rows, request_id, future))
         self._wake.set()
@@ -309,13 +353,13 @@ class Service:
         """Answers, and which of the rows they are to; each row by the version that serves it."""
         self.metrics.batch.observe(len(rows))
         champion = state.champion.answer(rows, "champion")
-        every, promotion = np.arange(len(rows)), self.contract.promotion
-        if state.challenger and promotion.mode == "canary":
+        every, share = np.arange(len(rows)), self.contract.promotion.canary_share
+        if state.challenger and state.serves_canary:
             ids = listed(champion.checked["observation_id"])
-            other = np.array([serves_canary(key, promotion.canary_share) for key in ids], dtype=bool)
+            other = np.array([serves_canary(key, share) for key in ids], dtype=bool)
             if other.any():
                 chosen, rest = every[other], every[~other]
-                answers = state.challenger.answer([rows[i] for i in chosen], "challenger")
+                answers = state.challenger.answer([rows[i] for i in chosen], "canary")
                 return [(champion.take(rest.tolist()), rest), (answers, chosen)]
         return [(champion, every)]
 
@@ -325,7 +369,7 @@ class Service:
         for answers, at in priced.parts:
             self._disk.submit(self._note, answers, [request_ids[i] for i in at.tolist()], now)
         shadow = priced.state.challenger
-        if shadow and self.contract.promotion.mode != "canary" and self._shadows < MAX_SHADOW:
+        if shadow and not priced.state.serves_canary and self._shadows < MAX_SHADOW:
             self._shadows += 1
             with self._lock:
                 priced.state.users += 1
@@ -368,16 +412,17 @@ class Service:
     def batch_predictions(self, filters: dict[str, Any], after: str | None, limit: int) -> list[dict[str, Any]]:
         """A page of the batch's predictions with their ranges, by observation and version."""
         state = self._use()
+        month = "p.month" if self.contract.observed_on else "null::date as month"
         try:
             wanted = {name: value for name, value in filters.items() if value is not None}
-            conditions = ["p.kind = 'model'", *(f"p.{name} = ${name}" for name in wanted)]
+            conditions = ["p.kind = 'model'", "p.mode = 'batch'", *(f"p.{name} = ${name}" for name in wanted)]
             parameters = {**wanted, "n": limit}
             if after:
                 conditions.append("(p.observation_id, p.model_version) > ($after_id, $after_version)")
                 parameters["after_id"], _, parameters["after_version"] = after.partition(":")
             return state.snapshot.rows(
                 f"""
-                select p.observation_id, p.model_version, p.month, p.area, p.locality, p.split, p.predicted_price,
+                select p.observation_id, p.model_version, {month}, p.area, p.locality, p.split, p.predicted_price,
                     i.lower_50, i.upper_50, i.lower_80, i.upper_80, i.lower_95, i.upper_95, i.forecast_std_pct, i.grade,
                     p.scored_at
                 from predictions.predictions as p
@@ -414,9 +459,8 @@ class Service:
             records = [r for part, _ in told for r in part]
             try:
                 await loop.run_in_executor(self._disk, self._feedback.append, records)
-            except OSError as error:
-                self.metrics.journal_failures.labels("feedback").inc()
-                log.error("feedback cannot be written: %s", error)
+            except Exception as error:  # whoever told it waits for an answer
+                self._lost("feedback", "feedback cannot be written", error)
                 for _, future in told:
                     if not future.done():
                         future.set_exception(ProblemError(503, "the feedback could not be written; send it again"))
@@ -437,36 +481,57 @@ class Service:
         # at once: answers are megabytes, and letting go of a second's answers together would stop all requests
         try:
             self._journaled += _records(answers, request_ids, now)
-        except Exception:  # nobody asks for the result of this job, so it says itself what went wrong
-            self.metrics.journal_failures.labels("predictions").inc()
-            log.exception("predictions cannot be journaled")
+        except Exception as error:  # nobody asks for the result of this job, so it says itself what went wrong
+            self._lost("predictions", "predictions cannot be journaled", error)
 
     def _flush(self) -> None:
         records, self._journaled = self._journaled, []
         try:
             self._predictions.append(records)
             self._predictions.rotate()
-        except OSError as error:
-            self.metrics.journal_failures.labels("predictions").inc()
-            log.error("predictions cannot be written: %s", error)
+        except Exception as error:
+            self._lost("predictions", "predictions cannot be written", error)
 
-    def _rotate_feedback(self) -> None:
-        if self._feedback.rotate():
-            self._land()
+    def _rotate_feedback(self, *, force: bool = False) -> None:
+        try:
+            closed = self._feedback.rotate(force=force)
+        except OSError as error:  # what was told is on disk, and the next second tries again
+            self._lost("feedback", "a feedback file cannot be closed", error)
+        else:
+            if closed or time.monotonic() >= self._land_at:
+                self._land()
 
     def _land(self) -> None:
+        self._land_at = math.inf
         try:
-            for path in journal.land_feedback(self.settings):
+            count = self.metrics.journal_failures.labels("feedback").inc
+            for path in journal.land_feedback(self.settings, unreadable=count):
                 log.info("feedback landed as %s", path.name)
-        except OSError as error:
-            self.metrics.journal_failures.labels("feedback").inc()
-            log.error("feedback cannot be landed: %s", error)
+        except Exception as error:  # the files stand where they are
+            self._lost("feedback", "feedback cannot be landed", error)
+            self._land_at = time.monotonic() + min(self.api.rotate_s, MAX_RETRY_S)
+
+    def _lost(self, kind: str, what: str, error: Exception) -> None:
+        self.metrics.journal_failures.labels(kind).inc()
+        log.error("%s: %s", what, error, exc_info=not isinstance(error, OSError))
 
     def _close_journals(self) -> None:
         self._flush()
-        self._predictions.rotate(force=True)
-        if self._feedback.rotate(force=True):
-            self._land()
+        try:
+            self._predictions.rotate(force=True)
+        except OSError as error:
+            self._lost("predictions", "a predictions file cannot be closed", error)
+        self._rotate_feedback(force=True)
+
+
+async def _endless(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A loop for as long as the service lives: nobody would notice that one had ended."""
+    while True:
+        try:
+            await loop()
+        except Exception:
+            log.exception("%s failed and begins again", getattr(loop, "__name__", "a loop"))
+            await asyncio.sleep(AGAIN_S)
 
 
 def serves_canary(observation_id: str, share: float) -> bool:
@@ -499,19 +564,21 @@ def _test(engine: Engine, example: dict[str, Any]) -> None:
     if not answers.reasons[0] and not answers.price[0] > 0:
         raise SwapError(f"{version} gives no price for the example: {answers.price[0]}")
     features = ", ".join(f't."{name}"' for name in engine.bundle.features_used)
+    mine = "model_version = $version and mode = 'batch' and split <> 'eval' and predicted_price is not null"
     rows = engine.snapshot.table(
         f"""
+        with mine as (select * from predictions.predictions where {mine}),
+        newest as (select * from mine where month = (select max(month) from mine))
         select p.predicted_price, t.target_offset + coalesce(p.recent_error, 0) as target_offset, {features}
-        from predictions.predictions as p inner join training.training_dataset as t using (observation_id)
-        where p.model_version = $version and p.split <> 'eval' and p.predicted_price is not null
-            and p.month = (
-                select max(month) from predictions.predictions where model_version = $version and split <> 'eval'
-            )
+        from newest as p inner join training.training_dataset as t using (observation_id)
         limit {TEST_ROWS}
         """,
         {"version": version},
     )
     if not rows.num_rows:
+        asked = f"select count(*) as n from predictions.predictions where {mine}"
+        if engine.snapshot.rows(asked, {"version": version})[0]["n"]:
+            raise SwapError(f"{version} cannot be compared: no home of the batch's newest month has features")
         return
     from ml.bundle import feature_matrix
 

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from ml.contract import Contract, add_months
 from ml.registry import ModelVersion
+from ml.serving.folders import snapshots
 from ml.settings import Settings
 from ml.warehouse import RESULT_ROWS
 
@@ -32,18 +33,13 @@ class NotPublishedError(RuntimeError):
     """There is no snapshot, or it lacks what the API needs; the message says what to run."""
 
 
-def online_folder(settings: Settings) -> Path:
-    """Where the API keeps its journals and the snapshot that answers."""
-    return settings.home / "online" / settings.dataset
-
-
 class Snapshot:
     """A held snapshot. Safe to use from several threads; ``close`` lets go of the file."""
 
     def __init__(self, settings: Settings) -> None:
         """Hold what is published now. Raises NotPublishedError without a snapshot."""
         published = settings.published
-        folder = online_folder(settings) / "snapshots"
+        folder = snapshots(settings)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             status = published.stat()
@@ -126,6 +122,18 @@ class Snapshot:
             f"select * from features.encodings where {wanted} order by encoding, month, key_value", {"month": month}
         )
 
+    def encodings_of(self, wanted: pa.Table) -> pa.Table:
+        """Rows of ``features.encodings`` by ``encoding``, ``month`` and ``key_value``, in one pass of 20 to 300 ms."""
+        with contextlib.closing(self.cursor()) as connection:
+            connection.register("wanted", wanted)
+            return connection.execute(
+                "from features.encodings semi join wanted using (encoding, month, key_value)"
+            ).to_arrow_table(RESULT_ROWS)
+
+    def unseen(self) -> pa.Table:
+        """What keys without an encoding of their own are worth, by month: few rows."""
+        return self.table("from features.encodings where key_value = '__unseen__'")
+
 
 def identity(path: Path) -> tuple[int, int, int] | None:
     """Changes whenever another file is renamed into the path's place; None without one."""
@@ -134,11 +142,3 @@ def identity(path: Path) -> tuple[int, int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def remove_leftovers(settings: Settings) -> None:
-    """Delete snapshots held by processes that are gone."""
-    for path in (online_folder(settings) / "snapshots").glob("*.duckdb*"):
-        holder = path.name.partition("-")[0]
-        if holder.isdigit() and not Path(f"/proc/{holder}").exists() and Path("/proc/self").exists():
-            path.unlink(missing_ok=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import os
+import resource
+import shutil
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,12 @@ import httpx
 import pytest
 
 from ml.serving import journal
+from ml.serving import service as service_module
+from ml.serving.folders import journals
+from ml.serving.metrics import Metrics
+from ml.serving.schemas import Feedback
+from ml.serving.service import Service
+from ml.serving.settings import ApiSettings
 from ml.warehouse import connect
 from tests.conftest import Home
 from tests.serving.conftest import running
@@ -85,7 +96,9 @@ def test_no_acknowledged_feedback_is_lost_by_a_kill_under_load(copied: Home) -> 
         {"observation_id": key(1), "price": 400_000, "reported_at": "yesterday"},
         {"observation_id": key(1), "price": 400_000, "reported_at": "2999-01-01"},
         {"observation_id": key(1), "price": 400_000, "who": "me"},
+        {"observation_id": key(1), "price": 400_000, "reported_at": "0001-01-01T00:00:00+14:00"},
         {"rows": []},
+        {"rows": [{"observation_id": key(1), "price": 400_000}, 5]},
     ],
 )
 def test_feedback_that_is_no_price_is_refused(api: Any, body: dict[str, Any]) -> None:
@@ -93,8 +106,16 @@ def test_feedback_that_is_no_price_is_refused(api: Any, body: dict[str, Any]) ->
     assert answer.status_code == 422 and answer.json()["errors"], answer.text
 
 
+def test_wrong_feedback_is_told_by_its_own_fields(api: Any) -> None:
+    one = {"observation_id": key(1), "price": "much", "who": "me"}
+    for body, place in ((one, ""), ({"rows": [{**one, "price": 400_000.0}, one]}, "rows.1.")):
+        errors = api.client.post("/v1/feedback", json=body).json()["errors"]
+        assert [e["field"] for e in errors][-2:] == [f"{place}price", f"{place}who"]
+        assert not [e for e in errors if "KnownPrice" in e["field"]]
+
+
 def test_a_torn_last_line_is_dropped_and_the_rest_kept(tmp_path: Path, copied: Home) -> None:
-    folder = journal.folder_of(copied.settings, "feedback")
+    folder = journals(copied.settings, "feedback")
     folder.mkdir(parents=True)
     whole = {"observation_id": key(1), "price": 400_000.0, "reported_at": "2024-02-01 00:00:00", "source": "online"}
     (folder / "a.open").write_text(json.dumps(whole) + "\n" + json.dumps(whole)[:30], encoding="utf-8")
@@ -103,6 +124,91 @@ def test_a_torn_last_line_is_dropped_and_the_rest_kept(tmp_path: Path, copied: H
     assert landed.name == "online-a.csv"
     assert told(copied) == [{k: str(v) for k, v in whole.items()}]
     assert not list(folder.iterdir()), "handed over once"
+
+
+def test_a_line_that_cannot_be_read_is_set_aside_and_the_rest_lands(copied: Home) -> None:
+    folder = journals(copied.settings, "feedback")
+    folder.mkdir(parents=True)
+    first, last = (
+        {"observation_id": key(n), "price": 400_000.0, "reported_at": "", "source": "online"} for n in (1, 2)
+    )
+    bad = json.dumps(first)[:30] + json.dumps(first)
+    lines = [json.dumps(first), bad, "5", json.dumps(last), ""]
+    (folder / "a.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "b.jsonl").write_bytes(b"\0\xff\0\n")
+    counted: list[int] = []
+    assert len(journal.land_feedback(copied.settings, unreadable=counted.append)) == 2
+    assert [row["observation_id"] for row in told(copied)] == [key(1), key(2)]
+    assert (folder / "a.bad").read_text(encoding="utf-8") == f"{bad}\n5\n", "nothing is lost"
+    assert counted == [2, 1] and sorted(p.name for p in folder.iterdir()) == ["a.bad", "b.bad"]
+
+
+def test_what_a_full_disk_takes_in_part_is_taken_back(tmp_path: Path) -> None:
+    writer = journal.Journal(tmp_path, rotate_bytes=10**9, rotate_s=10**9)
+    writer.append([{"a": 1}])
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            writer.append([{"a": "x" * 200}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.append([{"a": 2}])
+    closed = writer.rotate(force=True)
+    assert closed is not None
+    assert closed.read_text(encoding="utf-8") == '{"a":1}\n{"a":2}\n', "no torn line that the next one grows on to"
+
+
+def test_feedback_goes_on_after_a_bad_file_and_a_folder_that_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "AGAIN_S", 0.01)
+    home = Home(tmp_path / "home", "hdb")
+    folder = journals(home.settings, "feedback")
+    folder.mkdir(parents=True)
+    (folder / "old.jsonl").write_text("no record\n", encoding="utf-8")
+    home.settings.landing.mkdir(parents=True)
+    (home.settings.landing / "actuals").write_text("in the way", encoding="utf-8")
+    api = ApiSettings(flush_s=0.02, rotate_s=0.1, poll_s=0.01)
+    service = Service(home.settings, api, home.contract, Metrics())
+    looked: list[int] = []
+
+    def refresh() -> None:
+        looked.append(1)
+        raise OSError("nobody expects this")
+
+    monkeypatch.setattr(service, "refresh", refresh)
+
+    def failures() -> float:
+        return service.metrics.registry.get_sample_value("housing_journal_failures_total", {"kind": "feedback"}) or 0
+
+    async def tell() -> None:
+        await service.start()
+        async with asyncio.timeout(5):
+            while failures() < 2:
+                await asyncio.sleep(0.02)
+        (home.settings.landing / "actuals").unlink()
+        async with asyncio.timeout(5):
+            while not (home.settings.landing / "actuals" / "online-old.csv").exists():
+                await asyncio.sleep(0.02)
+        known = failures()
+        await asyncio.wait_for(service.feedback(journal.actuals([told_price(1)], datetime.now(UTC))), 5)
+        shutil.rmtree(folder)
+        async with asyncio.timeout(5):
+            while failures() == known:
+                await asyncio.sleep(0.02)
+        await asyncio.wait_for(service.feedback(journal.actuals([told_price(2)], datetime.now(UTC))), 5)
+        await service.stop()
+
+    # this thread may have a loop that runs: Playwright's, where the browser's tests came before
+    with ThreadPoolExecutor(1) as aside:
+        aside.submit(lambda: asyncio.run(tell())).result()
+    assert [row["observation_id"] for row in told(home)] == [key(2)]
+    assert len(looked) > 1, "the watch goes on as well"
+
+
+def told_price(n: int) -> Feedback:
+    return Feedback(observation_id=key(n), price=400_000)
 
 
 def test_an_open_journal_is_left_to_who_writes_it(tmp_path: Path) -> None:
@@ -134,7 +240,7 @@ def prediction(n: int, version: str, price: float, at: str, role: str = "champio
 def test_online_predictions_are_moved_once_and_yield_to_the_batch(copied: Home) -> None:
     settings = copied.settings
     batch = copied.query("select * from predictions.predictions where kind = 'model' limit 1").to_pylist()[0]
-    written = journal.Journal(journal.folder_of(settings, "predictions"), rotate_bytes=10**9, rotate_s=10**9)
+    written = journal.Journal(journals(settings, "predictions"), rotate_bytes=10**9, rotate_s=10**9)
     same = {**prediction(1, "v1", 1.0, "2026-01-01 00:00:00"), "observation_id": batch["observation_id"]}
     written.append(
         [

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +18,14 @@ import httpx
 import pytest
 
 from dagster_project.published.snapshot import publish
+from ml.bundle import Bundle
 from ml.contract import Promotion
+from ml.registry import ModelVersion, RegistryError, load_bundle
+from ml.serving import service as service_module
 from ml.serving.metrics import Metrics
 from ml.serving.service import Service, State, serves_canary
 from ml.serving.settings import ApiSettings
+from ml.settings import Settings
 from ml.warehouse import connect
 from tests.conftest import Home
 from tests.serving.conftest import Api, running, train
@@ -164,11 +172,30 @@ def service_of(home: Home, mode: str, **promotion: Any) -> tuple[Service, State]
     return service, service.state
 
 
+@pytest.fixture(scope="module")
+def loaded(two: Home) -> Iterator[tuple[Service, State]]:
+    """A service over v1 and its challenger v2, the same for several tests; patch it, do not change it."""
+    service, state = service_of(two, "auto")
+    yield service, state
+    state.snapshot.close()
+
+
 def test_a_canary_answers_its_share_of_keys_and_always_the_same(own: Home, raw: list[dict[str, Any]]) -> None:
+    with connect(own.settings) as connection:
+        connection.execute(
+            """
+            insert into training.promotion_decisions by name select 'v2' as challenger, 'v1' as champion,
+            now()::timestamp as decided_at, 'canary' as verdict, 'canary' as mode, 'test' as actor, '' as reason
+            """
+        )
     crown(own, "v1", "v2")
     service, state = service_of(own, "canary", canary_share=0.3)
     rows = [{k: v for k, v in row.items() if k != "want"} for row in raw[:200]]
     [(champion, at), (challenger, canary)] = service._price(state, rows)
+    assert (champion.role, challenger.role) == ("champion", "canary"), "as the batch says"
+    assert service._explainer(state, challenger)._engine is state.challenger
+    labels = {"model_version": "v2", "role": "canary"}
+    assert service.metrics.registry.get_sample_value("housing_model_info", labels) == 1
     assert sorted([*at, *canary]) == list(range(200))
     by = [(challenger if i in canary else champion).version.model_version for i in range(200)]
     want = ["v2" if serves_canary(row["want"]["observation_id"], 0.3) else "v1" for row in raw[:200]]
@@ -183,8 +210,115 @@ def test_a_canary_answers_its_share_of_keys_and_always_the_same(own: Home, raw: 
     state.snapshot.close()
 
 
-def test_a_large_request_is_priced_in_parts_that_say_what_the_whole_says(own: Home, raw: list[dict[str, Any]]) -> None:
+def test_a_challenger_without_the_verdict_stays_in_the_shadow(
+    loaded: tuple[Service, State], raw: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, state = loaded
+    canary = Promotion(mode="canary", canary_share=1)
+    monkeypatch.setattr(service, "contract", service.contract.model_copy(update={"promotion": canary}))
+    again = replace(state, challenger=None)
+    service._challenge(again)
+    assert again.challenger and not again.serves_canary
+    [(answers, _)] = service._price(again, [{k: v for k, v in raw[0].items() if k != "want"}])
+    assert answers.role == "champion"
+
+
+def test_what_was_asked_online_is_not_what_the_batch_said(own: Home) -> None:
+    crown(own, "v1")
+    with connect(own.settings) as connection:
+        connection.execute(
+            """
+            insert into predictions.predictions by name
+            select * replace ('online' as mode, date '2022-03-01' as month, 1.0 as predicted_price)
+            from predictions.predictions where model_version = 'v1' and split <> 'eval' limit 200
+            """
+        )
+    publish(own.settings)
     service, state = service_of(own, "auto")
+    assert not service.batch_predictions({"month": date(2022, 3, 1)}, None, 5)
+    state.snapshot.close()
+
+
+def test_a_version_that_cannot_be_compared_with_its_batch_does_not_pass(own: Home) -> None:
+    crown(own, "v1")
+    with connect(own.settings) as connection:
+        connection.execute("update predictions.predictions set observation_id = reverse(observation_id)")
+    publish(own.settings)
+    service = Service(own.settings, ApiSettings(), own.contract, Metrics())
+    service.refresh()
+    assert service.state is None and "v1 cannot be compared" in (service.problem or "")
+
+
+def test_what_could_not_be_loaded_is_tried_again_and_told_once(own: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    crown(own, "v1", "v2")
+    gone, asked = {"v1", "v2"}, []
+
+    def load(settings: Settings, version: ModelVersion) -> Bundle:
+        asked.append(version.model_version)
+        if version.model_version in gone:
+            raise RegistryError(f"{version.model_version} is gone")
+        return load_bundle(settings, version)
+
+    monkeypatch.setattr(service_module, "load_bundle", load)
+    service = Service(own.settings, ApiSettings(), own.contract, Metrics())
+
+    def again() -> None:
+        service.refresh()
+        service._again_at = 0.0
+        service.refresh()
+
+    again()
+    assert asked == ["v1", "v1"] and service.problem == "v1 is gone"
+    service.refresh()
+    assert len(asked) == 2, "not before its time"
+    assert 2 < service._again_at - time.monotonic() <= 4, "after 2 seconds, then after 4"
+    assert service.metrics.registry.get_sample_value("housing_model_swaps_total", {"result": "refused"}) == 1
+    gone.remove("v1")
+    service._again_at = 0.0
+    again()
+    state = service.state
+    assert state and service.problem is None and state.challenger_problem == "v2: v2 is gone"
+    assert service._again_at < math.inf
+    gone.clear()
+    service._again_at = 0.0
+    service.refresh()
+    assert service.state is state and state.challenger and state.challenger_problem is None
+    assert service._again_at == math.inf
+    assert asked == ["v1"] * 3 + ["v2"] * 3, "the champion is not loaded again for its challenger"
+    state.snapshot.close()
+
+
+def test_a_row_of_a_month_that_is_not_ready_does_not_hold_up_the_others(
+    loaded: tuple[Service, State], raw: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, state = loaded
+    row = {k: v for k, v in raw[0].items() if k != "want"}
+    past = {**row, "sold_month": "2021-10"}
+    assert not state.waits([{**row, "sold_month": "2022-02"}]) and state.waits([past])
+    monkeypatch.setattr(service, "_few", None)  # who prices for all others is not asked
+    with ThreadPoolExecutor(1) as aside:
+        priced, _ = aside.submit(lambda: asyncio.run(service.price([past], "one"))).result()
+    assert priced.parts[0][0].price[0] > 0 and not state.waits([past])
+
+
+def test_where_there_are_no_dates_no_month_is_told(
+    loaded: tuple[Service, State], example: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service, state = loaded
+    answers = state.champion.answer([example], "champion")
+    [dated] = service._explainer(state, answers).explain(answers)
+    assert dated["comparables"] and all(c["sold_month"] for c in dated["comparables"])
+    for one in (service, state.champion):
+        monkeypatch.setattr(one, "contract", one.contract.model_copy(update={"observed_on": None}))
+    [undated] = service._explainer(state, answers).explain(answers)
+    assert undated["comparables"] and {c["sold_month"] for c in undated["comparables"]} == {None}
+    assert [row["month"] for row in service.batch_predictions({}, None, 2)] == [None, None]
+
+
+def test_a_large_request_is_priced_in_parts_that_say_what_the_whole_says(
+    loaded: tuple[Service, State], raw: list[dict[str, Any]]
+) -> None:
+    service, state = loaded
     rows = [{k: v for k, v in row.items() if k != "want"} for row in (raw * (1 + 1_001 // len(raw)))[:1_001]]
     # this thread may have a loop that runs: Playwright's, where the browser's tests came before
     with ThreadPoolExecutor(1) as aside:
@@ -198,13 +332,12 @@ def test_a_large_request_is_priced_in_parts_that_say_what_the_whole_says(own: Ho
         assert answers.checked["observation_id"].to_pylist()[part] == ids.to_pylist()
         seen += at.tolist()
     assert seen == list(range(850))
-    state.snapshot.close()
 
 
 def test_a_large_request_fails_when_its_last_part_has_ended(
-    own: Home, raw: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    loaded: tuple[Service, State], raw: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service, state = service_of(own, "auto")
+    service, state = loaded
     rows = (raw * (1 + 1_001 // len(raw)))[:1_001]
     ended = threading.Event()
 
@@ -220,11 +353,11 @@ def test_a_large_request_fails_when_its_last_part_has_ended(
         aside.submit(lambda: asyncio.run(service._price_large(state, rows))).result()
     # who asked gives the version back now: nobody may be pricing with it any more
     assert ended.is_set()
-    state.snapshot.close()
 
 
 def test_a_shadow_is_journaled_and_never_answers(own: Home, example: dict[str, Any]) -> None:
-    from ml.serving.journal import adopt, folder_of, records
+    from ml.serving.folders import journals
+    from ml.serving.journal import adopt, records
 
     crown(own, "v1", "v2")
     with running(own) as api:
@@ -232,7 +365,7 @@ def test_a_shadow_is_journaled_and_never_answers(own: Home, example: dict[str, A
         for _ in range(5):
             [row] = api.client.post("/v1/predict", json=example).json()["predictions"]
             assert row["model_version"] == "v1"
-    folder = folder_of(own.settings, "predictions")
+    folder = journals(own.settings, "predictions")
     adopt(folder)
     found = [r for path in folder.glob("*.jsonl") for r in records(path)]
     assert sorted({(r["model_version"], r["role"]) for r in found}) == [("v1", "champion"), ("v2", "challenger")]

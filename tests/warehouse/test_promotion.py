@@ -177,14 +177,16 @@ def test_a_canary_serves_its_share_of_keys(warehouse: duckdb.DuckDBPyConnection,
     rival = challenger(warehouse)
     assert rival
     score_months(warehouse, settings, canary, rival, [AUGUST], run_id="test")
-    served = warehouse.execute(
-        "select observation_id, role from predictions.predictions where model_version = 'v2' and month = ?", [AUGUST]
-    ).fetchall()
+    roles = "select observation_id, role from predictions.predictions where model_version = 'v2' and month = ?"
+    served = warehouse.execute(roles, [AUGUST]).fetchall()
     assert len(served) == 60
     assert {key for key, role in served if role == "canary"} == {
         key for key, _ in served if int(key[:8], 16) / 2**32 < 0.25
     }
     assert 5 <= sum(role == "canary" for _, role in served) <= 25
+    # once the contract wants none, the verdict of that time makes none
+    score_months(warehouse, settings, toy.CONTRACT, rival, [AUGUST], run_id="test")
+    assert {role for _, role in warehouse.execute(roles, [AUGUST]).fetchall()} == {"challenger"}
 
 
 def test_a_rollback_restores_champion_and_predictions_bit_for_bit(
