@@ -168,7 +168,7 @@ def test_figures_of_the_page_are_those_that_sql_gives(made: Make):
     assert '<td>holdout</td><td class="name">model v1</td><td class="n">' in ratios
     assert "12.3<small>12.1 to 12.5</small>" in ratios and ">1.010</td>" in ratios
     # what is there to compare with is not judged
-    assert "to compare" in section(page, "accuracy") and section(page, "accuracy").count('class="chip') == 1
+    assert "to&nbsp;compare" in section(page, "accuracy") and section(page, "accuracy").count('class="chip') == 1
 
     worst = ask(
         settings,
