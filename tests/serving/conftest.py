@@ -105,7 +105,9 @@ class Api:
 @contextlib.contextmanager
 def running(home: Home, **settings: str) -> Iterator[Api]:
     """``housing serve`` in a process of its own on a free port until the block ends."""
-    port, log = free_port(), home.settings.home / "api.log"
+    port = free_port()
+    # several serve one home at a time, and two writers of one file overwrite each other
+    log = home.settings.home / f"api-{port}.log"
     environment = {
         **home.settings.environment,
         "HOUSING_API_PORT": str(port),

@@ -321,7 +321,7 @@ def test_keys_scopes_and_rates(served: Home, example: dict[str, Any]) -> None:
         for route in SCOPES:
             for method in ("GET", "POST"):
                 problem(guarded.client.request(method, f"{route}%0A", json=example), 404)
-    log = (served.settings.home / "api.log").read_text(encoding="utf-8")
+    log = guarded.log.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in log.splitlines()]
     assert {"request_id", "route", "status", "ms", "caller"} <= lines[-3].keys() | lines[-4].keys() | lines[-8].keys()
     assert (
