@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 
 from dagster_project.alerting import DATASET_TAG
-from dagster_project.predictions.partitions import scoring_months
+from dagster_project.predictions.partitions import first_and_last, scoring_months
 from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
 from ml.contract import Contract, add_months
@@ -88,8 +88,8 @@ def months_tag(first: str, last: str) -> dict[str, str]:
 
 def every_month(contract: Contract) -> dict[str, str]:
     """Run tags for all months there are: a run of them scores what is pending and nothing else."""
-    keys = scoring_months(contract).get_partition_keys()
-    return months_tag(keys[0], keys[-1])
+    first, last = first_and_last(contract)
+    return months_tag(first.isoformat(), last.isoformat())
 
 
 def _digest(text: str) -> str:

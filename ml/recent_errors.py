@@ -13,7 +13,6 @@ both before and after ``predictions.predictions``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import date
 
 import duckdb
@@ -48,7 +47,6 @@ where monthly.month + to_months(back.months) <= (select max(month) from features
 group by all
 """
 
-
 #: Reasons of prices that have changed: whoever explains finds their rows without any.
 FORGET_OUTDATED = """
 delete from predictions.explanations as e using (
@@ -63,12 +61,10 @@ where e.observation_id = outdated.observation_id and e.model_version = $version 
 """
 
 
-def correct(
-    connection: duckdb.DuckDBPyConnection, contract: Contract, version: ModelVersion, months: Sequence[date]
-) -> None:
-    """Bring the version's prices of months that were just scored to where its recent errors say, and those of later
-    months, to whose errors the scored ones now belong; the caller's transaction.
+def correct(connection: duckdb.DuckDBPyConnection, contract: Contract, version: ModelVersion, *, since: date) -> None:
+    """Bring the version's prices of a month and of later ones to where its recent errors say; the caller's transaction.
 
+    Scoring months moves those after them, to which their errors are known. Reasons of prices that moved are forgotten.
     Nothing happens where the contract names no ``recent_errors``.
     """
     if not (rule := contract.recent_errors):
@@ -99,9 +95,9 @@ def correct(
         where p.observation_id = c.observation_id and p.model_version = $version and p.mode = 'batch'
             and p.split <> 'eval' and p.month >= $month and c.recent_error is distinct from p.recent_error
         """,
-        {"version": name, "month": min(months)},
+        {"version": name, "month": since},
     )
-    connection.execute(FORGET_OUTDATED, {"version": name, "month": min(months)})
+    connection.execute(FORGET_OUTDATED, {"version": name, "month": since})
 
 
 def _mixed(rule: RecentErrors) -> str:

@@ -20,6 +20,7 @@ from ml.dataset import IDENTITY
 from ml.recent_errors import correct
 from ml.registry import CHALLENGER, ModelVersion, load_bundle
 from ml.settings import Settings
+from ml.verdicts import is_canary
 from ml.warehouse import months_in, quoted, transaction
 
 BATCH_ROWS = 65_536  # rows in memory at a time
@@ -85,15 +86,7 @@ def _role(connection: duckdb.DuckDBPyConnection, contract: Contract, version: Mo
     """SQL for what a prediction is made for: served by the champion or a canary, or kept beside it for comparison."""
     if version.status != CHALLENGER:
         return "'champion'"
-    # the verdict may be of a time when the contract asked for a canary
-    serves = (
-        contract.promotion.mode == "canary"
-        and connection.execute(
-            "select 1 from training.promotion_decisions where challenger = ? and verdict = 'canary'",
-            [version.model_version],
-        ).fetchone()
-    )
-    if not serves:
+    if not is_canary(connection, contract, version.model_version):
         return "'challenger'"
     # the macro hash_share does the same
     share = "cast('0x' || substr(observation_id, 1, 8) as bigint) / 4294967296.0"
@@ -125,7 +118,7 @@ def _score(
         for batch in reader:
             _insert(connection, bundle, version, batch, role=role, run_id=run_id, scored_at=scored_at)
             told(batch.num_rows)
-        correct(connection, contract, version, months)
+        correct(connection, contract, version, since=min(months))
 
 
 def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:

@@ -19,9 +19,8 @@ import numpy as np
 import xgboost as xgb
 
 MAX_DEPTH = 8
-PATTERN = np.dtype(
-    np.uint8
-)  # a bit for each split: a tree of MAX_DEPTH has room for twigs of one split, others of three
+#: A bit for each split: a tree of MAX_DEPTH has room for twigs of one split, others of three.
+PATTERN = np.dtype(np.uint8)
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(4)  # exact up to degree 7, which a path of MAX_DEPTH features reaches
 NODES, WEIGHTS = (NODES + 1) / 2, WEIGHTS / 2
 ROWS_PER_PATTERN = 6  # with fewer rows XGBoost itself is faster
@@ -41,9 +40,12 @@ def shap_values(
     raw = _trees(booster)
     # preparing a tree costs what XGBoost needs for some rows; measured on trees of depth 6 and 8. The first tree stands
     # for all, so that a thousand others are not taken apart for nothing
-    if len(x) < ROWS_PER_PATTERN << _heights(raw[0])[0] or any(_heights(tree)[0] > MAX_DEPTH for tree in raw):
+    if len(x) < ROWS_PER_PATTERN << _heights(raw[0])[0]:
         return _by_xgboost(booster, x)
-    trees = [_Tree.parse(tree) for tree in raw]
+    heights = [_heights(tree) for tree in raw]
+    if max(height[0] for height in heights) > MAX_DEPTH:
+        return _by_xgboost(booster, x)
+    trees = [_Tree.parse(*tree) for tree in zip(raw, heights, strict=True)]
     thresholds = _thresholds(trees, x.shape[1])
     codes = np.empty(x.shape[::-1], dtype=np.uint16)
     for f, bounds in enumerate(thresholds):
@@ -114,10 +116,10 @@ class _Tree:
     """float64, (leaves,)."""
 
     @classmethod
-    def parse(cls, tree: dict[str, Any]) -> _Tree:
+    def parse(cls, tree: dict[str, Any], height: list[int]) -> _Tree:
+        """``height`` is that of each node."""
         left, right, feature = tree["left_children"], tree["right_children"], tree["split_indices"]
         value, cover = tree["split_conditions"], tree["sum_hessian"]
-        height = _heights(tree)
         twig_height = 2 if height[0] < MAX_DEPTH else 1
         twigs: list[list[int]] = []
         first_leaf: list[int] = []

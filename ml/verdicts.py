@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from ml.contract import Contract
 from ml.settings import Settings
 
 #: The row of each check.
@@ -27,6 +28,16 @@ where versions.status = 'champion'
 order by list_contains(decisions.reasons, 'too_few_prices'), decisions.month desc
 limit 1
 """
+
+
+#: Whether a challenger was ever let serve.
+CANARY = "select 1 from training.promotion_decisions where challenger = ? and verdict = 'canary'"
+
+
+def is_canary(connection: duckdb.DuckDBPyConnection, contract: Contract, model_version: str) -> bool:
+    """Does the challenger serve a share of the keys? Not by a verdict of a time when the contract wanted that."""
+    wanted = contract.promotion.mode == "canary"
+    return wanted and connection.execute(CANARY, [model_version]).fetchone() is not None
 
 
 def newest_decision(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:

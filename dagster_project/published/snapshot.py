@@ -16,6 +16,7 @@ from pathlib import Path
 
 import duckdb
 
+from ml.durable import sync
 from ml.settings import Settings
 from ml.warehouse import WarehouseBusyError, connect, quoted, warehouse_lock
 
@@ -307,19 +308,11 @@ def _finish(connection: duckdb.DuckDBPyConnection, settings: Settings, content: 
 
 def _replace(aside: Path, target: Path) -> None:
     """Rename so that after a power cut either the whole old or the whole new file stands."""
-    _sync(aside)
+    sync(aside)
     # left by someone who opened the old snapshot for writing: it must not be replayed into the new one
     target.with_name(f"{target.name}.wal").unlink(missing_ok=True)
     aside.replace(target)
-    _sync(target.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target.parent)
 
 
 def _remove_leftovers(target: Path) -> None:

@@ -26,6 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ml.contract import Contract, load
 from ml.serving import journal
+from ml.serving.bodies import Parsed, parse, prices
 from ml.serving.engine import RANGES, Answers
 from ml.serving.features import listed
 from ml.serving.metrics import Metrics
@@ -33,11 +34,8 @@ from ml.serving.problems import MEDIA_TYPE, TITLES, Problem, ProblemError, probl
 from ml.serving.schemas import (
     Accepted,
     Explanations,
-    Parsed,
     Predictions,
     Schemas,
-    parse,
-    prices,
     request_schema,
     schemas,
 )

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO
 import duckdb
 from pydantic_core import to_json
 
+from ml.durable import sync, write
 from ml.serving.folders import journals
 from ml.settings import Settings
 from ml.warehouse import transaction
@@ -115,7 +116,7 @@ class Journal:
         file = (self._folder / name).open("ab", buffering=0)
         # held as long as this process lives: whoever can take the lock knows that the writer is dead
         fcntl.flock(file, fcntl.LOCK_EX)
-        _sync(self._folder)
+        sync(self._folder)
         self._file, self._opened = file, time.monotonic()
         return file
 
@@ -168,7 +169,7 @@ def land_feedback(settings: Settings, unreadable: Callable[[int], None] = lambda
         told, bad = _read(path)
         if bad:
             kept = path.with_suffix(".bad")
-            _write(kept, b"\n".join([*bad, b""]))
+            write(kept, b"\n".join([*bad, b""]))
             unreadable(len(bad))
             log.error("%d lines of feedback cannot be read; they stand in %s", len(bad), kept)
         text = io.StringIO(newline="")
@@ -177,7 +178,7 @@ def land_feedback(settings: Settings, unreadable: Callable[[int], None] = lambda
         writer.writerows(told)
         target.mkdir(parents=True, exist_ok=True)
         csv_path = target / f"online-{path.stem}.csv"
-        _write(csv_path, text.getvalue().encode())
+        write(csv_path, text.getvalue().encode())
         path.unlink()
         landed.append(csv_path)
     return landed
@@ -245,22 +246,3 @@ def actuals(feedback: Sequence[Any], now: datetime) -> list[dict[str, Any]]:
         }
         for f in feedback
     ]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """A whole file or none, on disk when this returns."""
-    aside = path.with_name(f".{path.name}.part")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

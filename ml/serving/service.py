@@ -8,6 +8,7 @@ priced together by the next one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import math
@@ -35,6 +36,7 @@ from ml.serving.problems import ProblemError
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import NotPublishedError, Snapshot, identity
 from ml.settings import Settings
+from ml.verdicts import is_canary
 
 log = logging.getLogger("housing.api")
 
@@ -242,18 +244,15 @@ class Service:
         try:
             challenger = Engine(self.contract, state.snapshot, version, load_bundle(self.settings, version))
             _test(challenger, state.example)
-            # as the batch's role: the mode alone says only what the verdict may be
-            verdicts = state.snapshot.rows(
-                "select 1 from training.promotion_decisions where challenger = $version and verdict = 'canary'",
-                {"version": version.model_version},
-            )
-        except Exception as error:
+            with contextlib.closing(state.snapshot.cursor()) as connection:
+                serves_canary = is_canary(connection, self.contract, version.model_version)
+        except Exception as error:  # whatever is wrong with it is told, and the champion answers
             problem = f"{version.model_version}: {error}"
             if problem != state.challenger_problem:
                 log.exception("the challenger cannot answer")
             state.challenger_problem = problem
         else:
-            state.serves_canary = self.contract.promotion.mode == "canary" and bool(verdicts)
+            state.serves_canary = serves_canary
             state.challenger, state.challenger_problem = challenger, None
 
     def _use(self) -> State:
@@ -489,7 +488,7 @@ class Service:
         try:
             self._predictions.append(records)
             self._predictions.rotate()
-        except Exception as error:
+        except Exception as error:  # nor for that of this one
             self._lost("predictions", "predictions cannot be written", error)
 
     def _rotate_feedback(self, *, force: bool = False) -> None:
@@ -529,7 +528,7 @@ async def _endless(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
     while True:
         try:
             await loop()
-        except Exception:
+        except Exception:  # of a kind that nobody thought of: requests are still answered
             log.exception("%s failed and begins again", getattr(loop, "__name__", "a loop"))
             await asyncio.sleep(AGAIN_S)
 

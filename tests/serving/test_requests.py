@@ -9,17 +9,19 @@ import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from starlette.routing import Route
 
 from ml.registry import load_bundle
 from ml.serving.app import OPEN, SCOPES, create_app
+from ml.serving.bodies import parse
 from ml.serving.engine import Engine
 from ml.serving.example import example_row
 from ml.serving.problems import ProblemError
-from ml.serving.schemas import parse, schemas
+from ml.serving.schemas import schemas
 from ml.serving.security import KeyFileError, new_key
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import Snapshot
@@ -333,7 +335,8 @@ def test_keys_scopes_and_rates(served: Home, example: dict[str, Any]) -> None:
 
 def test_every_route_is_guarded_or_named_as_open(tmp_path: Path) -> None:
     app = create_app(Home(tmp_path, "hdb").settings)
-    assert {route.path for route in app.routes} == SCOPES.keys() | OPEN  # type: ignore[attr-defined]
+    routes = [cast("Route", route) for route in app.routes]
+    assert {route.path for route in routes} == SCOPES.keys() | OPEN
     assert not SCOPES.keys() & OPEN
 
 
