@@ -93,14 +93,14 @@ def unexplained_months(connection: duckdb.DuckDBPyConnection, version: ModelVers
         select coalesce(p.month, e.month) as month
         from ({_explained(version)}) as p
         full outer join (
-            select * from predictions.explanations where model_version = $version and feature = $base
+            select * from predictions.explanations where model_version = $version and rank = 0
         ) as e
             on p.observation_id = e.observation_id and p.month = e.month
             and p.built_through_batch = e.built_through_batch
         where p.observation_id is null or e.observation_id is null
         group by 1 order by 1
         """,
-        {"version": version.model_version, "base": BASE},
+        {"version": version.model_version},
     ).fetchall()
     return [month for (month,) in rows]
 

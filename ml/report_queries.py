@@ -28,13 +28,13 @@ group by island order by first
 LATEST = """
 select max(a.month) as month from monitoring.accuracy_by_month as a
 inner join training.model_versions as v on a.model_version = v.model_version and v.status = 'champion'
-where a.split not in ('train', 'eval')
+where a.split not in ('train', 'eval', 'online')
 """
 
 #: Rows of the month by split, the one with most known prices first: that split is reported.
 SCORED = """
 select
-    p.split,
+    coalesce(m.split, p.split) as split,
     count(*) as scored,
     count(m.observation_id) as priced,
     count(*) filter (where m.is_price_valid and m.ratio is not null) as valid,
@@ -42,9 +42,9 @@ select
 from predictions.predictions as p
 left join predictions.predictions_matched as m
     on p.observation_id = m.observation_id and p.model_version = m.model_version
-where p.model_version = $version and p.kind = 'model' and p.split <> 'eval' and p.month = $month
-group by p.split
-order by valid desc, scored desc, p.split
+where p.model_version = $version and p.kind = 'model' and p.split <> 'eval' and p.mode = 'batch' and p.month = $month
+group by 1
+order by valid desc, scored desc, split
 """
 
 #: Everything judged of the month, and of all (what is null): the worst verdict that could be given.
@@ -86,7 +86,7 @@ select
     arg_max(split, n) as split
 from monitoring.accuracy_by_month
 where population = 'valid' and model_version in ($version, 'linear_' || $version, 'persistence', 'last_year')
-    and split <> 'train' and mdape_pct is not null
+    and split in ('eval', 'holdout') and mdape_pct is not null
 group by all
 order by series, month
 """
@@ -96,7 +96,7 @@ select model_version, kind, n, mae, mdape_pct, within_10_pct, median_ratio, stat
 from monitoring.accuracy_by_month
 where population = 'valid' and month = $month and (
         (model_version in ($version, 'linear_' || $version, 'median_' || $version) and split = $split)
-        or (model_version in ('persistence', 'last_year') and split <> 'train')
+        or (model_version in ('persistence', 'last_year') and split in ('eval', 'holdout'))
     )
 qualify row_number() over (partition by model_version order by split = $split desc, n desc, split) = 1
 order by kind desc, mdape_pct
@@ -130,7 +130,7 @@ select split, model_version, n, median_ratio, cod, cod_lower, cod_upper, prd, pr
 from monitoring.ratio_study
 where population = 'valid' and segment_type = 'all'
     and model_version in ($version, 'linear_' || $version, 'median_' || $version, 'persistence', 'last_year')
-order by array_position(['train', 'eval', 'holdout', 'to_score'], split), model_version <> $version, cod
+order by array_position(['train', 'eval', 'holdout', 'online', 'to_score'], split), model_version <> $version, cod
 """
 LIMITS = "select metric, lower_limit, upper_limit from monitoring.monitoring_thresholds where severity = 'warn'"
 LEAST_N = """
@@ -171,7 +171,7 @@ order by coverage_pct, area
 GRADES = """
 select grade, count(*) as n, median(forecast_std_pct) as forecast_std_pct
 from predictions.prediction_intervals
-where model_version = $version and split = $split and month = $month
+where model_version = $version and month = $month
 group by grade order by grade
 """
 

@@ -40,7 +40,7 @@ NEWEST_PRICED = "select max(month) as month from monitoring.served_months where 
 #: The same for snapshots without ``monitoring.served_months``.
 NEWEST_PRICED_WITHOUT_TABLE = """
 select max(month) as month from monitoring.accuracy_by_month
-where model_version = $version and population = 'valid' and split not in ('train', 'eval') and n > 0
+where model_version = $version and population = 'valid' and split = 'holdout' and n > 0
 """
 #: Errors and ranges of that month, beside the last known price on it.
 NEWEST_FIGURES = f"""
@@ -57,7 +57,7 @@ select $month::date as month, count(*) as n, median(abs(pct_error)) as mdape_pct
     100.0 * avg(is_in_range::integer) as coverage_pct, (
         select arg_max(mdape_pct, n) from monitoring.accuracy_by_month
         where model_version = 'persistence' and month = $month and population = 'valid'
-            and split not in ('train', 'eval')
+            and split = 'holdout'
     ) as persistence_mdape_pct
 from priced having count(*) > 0
 """
@@ -83,7 +83,7 @@ order by array_position(['fail', 'warn', 'insufficient_data', 'pass'], c.status)
 CHECKS_WITHOUT_TABLE = """
 with accuracy as (
     select * from monitoring.accuracy_by_month
-    where model_version = $version and population = 'valid' and split not in ('train', 'eval')
+    where model_version = $version and population = 'valid' and split = 'holdout'
     order by month desc, n desc limit 1
 ),
 ratios as (
@@ -151,7 +151,7 @@ first_served as (
 ),
 baselines as (
     select month, model_version, mdape_pct, n from monitoring.accuracy_by_month
-    where population = 'valid' and kind = 'baseline' and split <> 'train' and mdape_pct is not null
+    where population = 'valid' and kind = 'baseline' and split in ('eval', 'holdout') and mdape_pct is not null
 )
 select month, 'model' as series, mdape_pct, 'served' as split from served where mdape_pct is not null
 union all
@@ -341,13 +341,13 @@ def homes(filters: Filters, order: str, rows: int | None) -> str:
 #: The split of a version with most known prices, and not the one it was evaluated on if there is another.
 SPLIT = """
 select split from monitoring.accuracy where model_version = $version and population = 'valid'
-order by split = 'train', split = 'eval', n desc limit 1
+order by array_position(['holdout', 'to_score', 'online', 'eval', 'train'], split) limit 1
 """
 
 COVERAGE_BY_MONTH = """
 select cast(segment as date) as month, level_pct, n, coverage_pct, mean_width_pct, status
 from monitoring.interval_coverage
-where model_version = $version and segment_type = 'month' order by level_pct, month
+where model_version = $version and segment_type = 'month' and split <> 'online' order by level_pct, month
 """
 COVERAGE_BY_GRADE = """
 select
@@ -357,7 +357,7 @@ select
     max(coverage_pct) filter (where level_pct = 95) as coverage_95,
     max(mean_width_pct) filter (where level_pct = 80) as width_80,
     max(status) filter (where level_pct = 80) as status
-from monitoring.interval_coverage where model_version = $version and segment_type = 'grade'
+from monitoring.interval_coverage where model_version = $version and segment_type = 'grade' and split <> 'online'
 group by segment order by segment
 """
 RATIO_BY_DECILE = """

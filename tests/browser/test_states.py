@@ -177,10 +177,12 @@ def test_answers_of_the_api_do_not_stand_in_for_the_monthly_scoring(changed: Pub
             date '2027-06-01' as month, scored_at + interval 1 hour as scored_at)
         from predictions.predictions where kind = 'model' and split = 'holdout';
         insert into monitoring.accuracy_by_month
-        select * replace (date '2027-06-01' as month, 99 as mdape_pct) from monitoring.accuracy_by_month
+        select * replace ('online' as split, date '2027-06-01' as month, 99 as mdape_pct)
+        from monitoring.accuracy_by_month
         where split = 'holdout' and month = (select max(month) from monitoring.served_months);
         insert into monitoring.interval_coverage
-        select * replace ('2027-06-01' as segment, 9 as coverage_pct) from monitoring.interval_coverage
+        select * replace ('online' as split, '2027-06-01' as segment, 9 as coverage_pct)
+        from monitoring.interval_coverage
         where segment_type = 'month' and segment = (select max(month)::varchar from monitoring.served_months)
         """
     )

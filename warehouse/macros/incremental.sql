@@ -41,6 +41,13 @@
 {# Highest load that stands in the labelled observations. #}
 {% macro latest_batch() %}(select coalesce(max(_batch), -1) from {{ ref('int_observations_labelled') }}){% endmacro %}
 
+{# Does a build find rows that stood before the newest load? #}
+{% macro has_older(model, newest) %}
+  {% if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(false) }}{% endif %}
+  {% set found = run_query('select min(' ~ newest ~ ') < max(' ~ newest ~ ') from ' ~ model) %}
+  {{ return(found.columns[0].values()[0]) }}
+{% endmacro %}
+
 {# Highest value of a column that stands in a relation, as a literal. #}
 {% macro latest_value(relation, column) %}
   {{ return(run_query("select coalesce(max(" ~ column ~ "), -1) from " ~ relation).columns[0].values()[0]) }}

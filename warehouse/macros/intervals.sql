@@ -18,7 +18,7 @@
 {# Condition on int_prediction_traits: an error that intervals may be made from. Without dates, the evaluation rows are
    what was known before. #}
 {% macro is_known_error() %}
-  {{ return('log_error is not null' ~ ("" if contract().observed_on else " and split = 'eval'")) }}
+  {{ return("mode = 'batch' and log_error is not null" ~ ("" if contract().observed_on else " and split = 'eval'")) }}
 {% endmacro %}
 
 {# Class of a number by ascending upper bounds: '1' is at most the first; 'unknown' without a value. #}

@@ -69,7 +69,7 @@
 with predictions as (
     {{- predictions_and_baselines([
         'observation_id', 'model_version', 'kind', 'split', 'observed_on', 'month', 'area', 'locality',
-        'predicted_price', 'scored_at',
+        'predicted_price', 'scored_at', 'mode',
     ]) }}
 ),
 
@@ -100,8 +100,12 @@ final as (
         observation_id,
         model_version,
         kind,
-        -- the price came after the prediction; an online one may be of a home that the version learned from
-        case when split = 'to_score' and landed_at >= scored_at then 'holdout' else split end as split,
+        case
+            -- apart, because anybody may ask for homes that the version learned from
+            when mode = 'online' then 'online'
+            when split = 'to_score' and landed_at >= scored_at then 'holdout'
+            else split
+        end as split,
         observed_on,
         month,
         area,

@@ -5,6 +5,13 @@
 
 {% macro quoted(name) %}{{ return(adapter.quote(name)) }}{% endmacro %}
 
+{#
+  Behind `as`: a CTE that is read many times is not stored first, so that what is asked of it reaches its table. DuckDB
+  stored all encodings to make the features of one month. Spark: nothing, it never stores them.
+#}
+{% macro inlined() %}{{ return(adapter.dispatch('inlined')()) }}{% endmacro %}
+{% macro default__inlined() %}{{ return('not materialized') }}{% endmacro %}
+
 {% macro try_number(text) %}{{ return(adapter.dispatch('try_number')(text)) }}{% endmacro %}
 {% macro default__try_number(text) %}
   {# NaN and Infinity are numbers to a parser and no value to anybody else #}

@@ -5,7 +5,7 @@ with observations as (
     select * from {{ ref('int_observations') }}
 ),
 
-encodings as (
+encodings as {{ inlined() }} (
     select * from {{ ref('encodings') }}
 ),
 

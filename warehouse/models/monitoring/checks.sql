@@ -44,7 +44,7 @@ unpriced as (
         count(*) as n,
         100.0 * sum(case when {{ is_positive('predicted_price') }} then 0 else 1 end) / count(*) as unpriced_pct
     from {{ source('predictions', 'predictions') }}
-    where kind = 'model' and role = 'champion'
+    where kind = 'model' and role = 'champion' and mode = 'batch'
     group by model_version, month
 ),
 

@@ -15,7 +15,7 @@ with errors as (
         -- a month's rows are of one split but where prices came for some of them only
         sum(n * mdape_pct) / sum(n) as mdape_pct
     from {{ ref('accuracy_by_month') }}
-    where population = 'valid' and kind = 'model' and split <> 'train'
+    where population = 'valid' and kind = 'model' and split in ('eval', 'holdout')
     group by model_version, month, split = 'eval'
 ),
 

@@ -11,7 +11,7 @@ with versions as (
 
 predictions as (
     select * from {{ source('predictions', 'predictions') }}
-    where kind = 'model' and split <> 'eval'
+    where kind = 'model' and split <> 'eval' and mode = 'batch'
 ),
 
 features as (

@@ -30,7 +30,7 @@ predictions as (
         predicted_price,
         case when split = 'eval' then 'training' else 'scored' end as part
     from {{ source('predictions', 'predictions') }}
-    where kind = 'model'
+    where kind = 'model' and mode = 'batch'
 ),
 
 features as (

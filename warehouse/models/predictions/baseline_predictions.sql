@@ -27,7 +27,8 @@ training_median as (
         predicted.locality,
         model_versions.training_median_price as predicted_price,
         predicted.scored_at,
-        predicted.run_id
+        predicted.run_id,
+        predicted.mode
     from model_predictions as predicted
     inner join model_versions on predicted.model_version = model_versions.model_version
     where model_versions.training_median_price is not null
@@ -46,7 +47,8 @@ as_of as (
         {{ price }} as predicted_price,
         -- no run made it: it follows from what was known in the month
         cast(null as timestamp) as scored_at,
-        cast(null as varchar) as run_id
+        cast(null as varchar) as run_id,
+        'batch' as mode
     from observations
     where {{ price }} is not null
     {{ 'union all' if not loop.last }}
@@ -71,7 +73,8 @@ final as (
         locality,
         predicted_price,
         scored_at,
-        run_id
+        run_id,
+        mode
     from together
 )
 
