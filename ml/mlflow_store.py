@@ -8,6 +8,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,15 @@ from ml.settings import QUIET, Settings
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+#: Where MLflow keeps absolute addresses of artifacts.
+ADDRESSES = [
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+]
 
 
 def open_registry(settings: Settings) -> MlflowClient:
@@ -29,7 +40,9 @@ def open_registry(settings: Settings) -> MlflowClient:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # a model without a signature, on purpose
     if settings.mlflow_uri.startswith("sqlite:///"):
-        _make_store(Path(settings.mlflow_uri.removeprefix("sqlite:///")))
+        store = Path(settings.mlflow_uri.removeprefix("sqlite:///"))
+        _make_store(store)
+        _follow_home(store, settings)
     return MlflowClient(tracking_uri=settings.mlflow_uri, registry_uri=settings.mlflow_uri)
 
 
@@ -78,3 +91,21 @@ def _make_store(path: Path) -> None:
             left.unlink()
         SqlAlchemyStore(f"sqlite:///{aside}", DEFAULT_LOCAL_FILE_AND_ARTIFACT_PATH).engine.dispose()
         aside.replace(path)
+
+
+def _follow_home(store: Path, settings: Settings) -> None:
+    """A home that was moved or copied, its parent renamed: MLflow would look for its artifacts where it was."""
+    here = settings.mlflow_artifacts.as_uri()
+    with closing(sqlite3.connect(store)) as connection:
+        asked = "select artifact_location from experiments where name = ?"
+        found = connection.execute(asked, [settings.registered_model]).fetchone()
+        there = found[0].removesuffix(f"/{settings.dataset}") if found else here
+        if there == here:
+            return
+        # in one transaction: other datasets of the home have moved with it
+        with connection:
+            for table, column in ADDRESSES:
+                connection.execute(
+                    f"update {table} set {column} = ? || substr({column}, ?) where substr({column}, 1, ?) = ?",
+                    [here, len(there) + 1, len(there) + 1, f"{there}/"],
+                )

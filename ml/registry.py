@@ -141,10 +141,17 @@ def run_file(settings: Settings, version: ModelVersion, name: str) -> Path:
 
         uri = f"{version.model_uri.removesuffix('/model')}/{name}"
         return Path(download_artifacts(uri, tracking_uri=settings.mlflow_uri))
-    path = Path(url2pathname(parsed.path)).parent / name
+    path = _folder(settings, parsed.path) / name
     if not path.exists():
         raise RegistryError(f"{path} of {version.model_version} is gone; train again with --force")
     return path
+
+
+def _folder(settings: Settings, model: str) -> Path:
+    """Where a run's files stand: below this home, wherever it was when the run logged them."""
+    logged = Path(url2pathname(model)).parent
+    here = settings.mlflow_artifacts.joinpath(*logged.parts[-3:])
+    return here if here.exists() else logged
 
 
 def log_texts(settings: Settings, version: Mapping[str, Any], folder: str, texts: Mapping[str, str]) -> None:
@@ -159,7 +166,7 @@ def log_texts(settings: Settings, version: Mapping[str, Any], folder: str, texts
             client.log_text(version["run_id"], text, f"{folder}/{name}")
         return
     # local artifacts are files; importing MLflow would take longer than all that leads here
-    target = Path(url2pathname(parsed.path)).parent / folder
+    target = _folder(settings, parsed.path) / folder
     target.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         aside = target / f"{name}.{os.getpid()}.tmp"

@@ -172,7 +172,7 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
     async def feedback(request: Request) -> Response:
         told = await _understood(prices, known, await _body(request))
         request.state.rows = len(told)
-        await service.feedback(journal.actuals(told, datetime.now(UTC)))
+        await service.recorder.feedback(journal.actuals(told, datetime.now(UTC)))
         return _json({"request_id": _id(request), "accepted": len(told)}, 202)
 
     @app.get("/v1/model-info", responses=_problems(), summary="Which versions answer, how good they are, from when")

@@ -25,14 +25,14 @@ import numpy as np
 from ml.bundle import BundleError
 from ml.contract import Contract
 from ml.registry import RegistryError, load_bundle
-from ml.serving import journal
 from ml.serving.engine import Answers, Engine
 from ml.serving.example import example_row
 from ml.serving.explain import Explainer
 from ml.serving.features import LANES, listed
-from ml.serving.folders import journals, remove_leftovers
+from ml.serving.folders import remove_leftovers
 from ml.serving.metrics import Metrics
 from ml.serving.problems import ProblemError
+from ml.serving.recorder import Recorder
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import NotPublishedError, Snapshot, identity
 from ml.settings import Settings
@@ -105,36 +105,30 @@ class Priced:
 
 
 class Service:
-    """Prices, journals and swaps. The asynchronous methods belong to one event loop."""
+    """Prices and swaps. The asynchronous methods belong to one event loop."""
 
     def __init__(self, settings: Settings, api: ApiSettings, contract: Contract, metrics: Metrics) -> None:
         self.settings, self.api, self.contract, self.metrics = settings, api, contract, metrics
+        self.recorder = Recorder(settings, api, metrics)
         self.state: State | None = None
         self.problem: str | None = "the model is being loaded"
         self._seen: tuple[int, int, int] | None = None
         self._again_at, self._wait_s = 0.0, RETRY_S
-        self._land_at = math.inf
         self._lock = threading.Lock()
         self._waiting: list[tuple[list[dict[str, Any]], str, asyncio.Future[tuple[Priced, int]]]] = []
         self._wake = asyncio.Event()
-        self._told: list[tuple[list[dict[str, Any]], asyncio.Future[None]]] = []
-        self._told_wake = asyncio.Event()
-        self._journaled: list[dict[str, Any]] = []
         self._shadows = 0
         self._large = 0
         self._few = ThreadPoolExecutor(1, "price-few")
         self._many = ThreadPoolExecutor(CUT_IN, "price-many")
         self._aside = ThreadPoolExecutor(1, "aside")
-        self._disk = ThreadPoolExecutor(1, "journal")
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Open the journals and begin to load, price, watch and write. Returns at once."""
         remove_leftovers(self.settings)
-        limits = {"rotate_bytes": self.api.rotate_bytes, "rotate_s": self.api.rotate_s}
-        self._predictions = journal.Journal(journals(self.settings, "predictions"), **limits)
-        self._feedback = journal.Journal(journals(self.settings, "feedback"), **limits)
-        for loop in (self._price_loop, self._watch_loop, self._prediction_loop, self._feedback_loop):
+        self.recorder.open()
+        for loop in (self._price_loop, self._watch_loop, self.recorder.write_predictions, self.recorder.write_feedback):
             self._tasks.append(asyncio.create_task(_endless(loop)))
 
     async def stop(self) -> None:
@@ -142,12 +136,9 @@ class Service:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        loop = asyncio.get_running_loop()
-        await asyncio.to_thread(self._aside.shutdown)
-        await asyncio.to_thread(self._few.shutdown)
-        await asyncio.to_thread(self._many.shutdown)
-        await loop.run_in_executor(self._disk, self._close_journals)
-        await asyncio.to_thread(self._disk.shutdown)
+        for pool in (self._aside, self._few, self._many):
+            await asyncio.to_thread(pool.shutdown)
+        await self.recorder.close()
         if self.state:
             self.state.snapshot.close()
 
@@ -366,7 +357,7 @@ class Service:
         """Journal what was answered, and ask the challenger as well where it runs in the shadow."""
         now = datetime.now(UTC)
         for answers, at in priced.parts:
-            self._disk.submit(self._note, answers, [request_ids[i] for i in at.tolist()], now)
+            self.recorder.note(answers, [request_ids[i] for i in at.tolist()], now)
         shadow = priced.state.challenger
         if shadow and not priced.state.serves_canary and self._shadows < MAX_SHADOW:
             self._shadows += 1
@@ -381,7 +372,7 @@ class Service:
         try:
             assert state.challenger is not None
             answers = state.challenger.answer(rows, "challenger")
-            self._disk.submit(self._note, answers, request_ids, now)
+            self.recorder.note(answers, request_ids, now)
         except Exception:
             log.exception("the shadow failed")
         finally:
@@ -435,93 +426,6 @@ class Service:
         finally:
             self.release(state)
 
-    # --- journals
-
-    async def feedback(self, records: list[dict[str, Any]]) -> None:
-        """Returns when the records are on disk. Raises ProblemError when they cannot be written."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._told.append((records, future))
-        self._told_wake.set()
-        await future
-
-    async def _feedback_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._disk, self._land)
-        while True:
-            try:
-                await asyncio.wait_for(self._told_wake.wait(), self.api.flush_s)
-            except TimeoutError:
-                await loop.run_in_executor(self._disk, self._rotate_feedback)
-                continue
-            self._told_wake.clear()
-            told, self._told = self._told, []
-            records = [r for part, _ in told for r in part]
-            try:
-                await loop.run_in_executor(self._disk, self._feedback.append, records)
-            except Exception as error:  # whoever told it waits for an answer
-                self._lost("feedback", "feedback cannot be written", error)
-                for _, future in told:
-                    if not future.done():
-                        future.set_exception(ProblemError(503, "the feedback could not be written; send it again"))
-                continue
-            self.metrics.feedback.inc(len(records))
-            for _, future in told:
-                if not future.done():
-                    future.set_result(None)
-            await loop.run_in_executor(self._disk, self._rotate_feedback)
-
-    async def _prediction_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await asyncio.sleep(self.api.flush_s)
-            await loop.run_in_executor(self._disk, self._flush)
-
-    def _note(self, answers: Answers, request_ids: list[str], now: datetime) -> None:
-        # at once: answers are megabytes, and letting go of a second's answers together would stop all requests
-        try:
-            self._journaled += _records(answers, request_ids, now)
-        except Exception as error:  # nobody asks for the result of this job, so it says itself what went wrong
-            self._lost("predictions", "predictions cannot be journaled", error)
-
-    def _flush(self) -> None:
-        records, self._journaled = self._journaled, []
-        try:
-            self._predictions.append(records)
-            self._predictions.rotate()
-        except Exception as error:  # nor for that of this one
-            self._lost("predictions", "predictions cannot be written", error)
-
-    def _rotate_feedback(self, *, force: bool = False) -> None:
-        try:
-            closed = self._feedback.rotate(force=force)
-        except OSError as error:  # what was told is on disk, and the next second tries again
-            self._lost("feedback", "a feedback file cannot be closed", error)
-        else:
-            if closed or time.monotonic() >= self._land_at:
-                self._land()
-
-    def _land(self) -> None:
-        self._land_at = math.inf
-        try:
-            count = self.metrics.journal_failures.labels("feedback").inc
-            for path in journal.land_feedback(self.settings, unreadable=count):
-                log.info("feedback landed as %s", path.name)
-        except Exception as error:  # the files stand where they are
-            self._lost("feedback", "feedback cannot be landed", error)
-            self._land_at = time.monotonic() + min(self.api.rotate_s, MAX_RETRY_S)
-
-    def _lost(self, kind: str, what: str, error: Exception) -> None:
-        self.metrics.journal_failures.labels(kind).inc()
-        log.error("%s: %s", what, error, exc_info=not isinstance(error, OSError))
-
-    def _close_journals(self) -> None:
-        self._flush()
-        try:
-            self._predictions.rotate(force=True)
-        except OSError as error:
-            self._lost("predictions", "a predictions file cannot be closed", error)
-        self._rotate_feedback(force=True)
-
 
 async def _endless(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """A loop for as long as the service lives: nobody would notice that one had ended."""
@@ -536,24 +440,6 @@ async def _endless(loop: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def serves_canary(observation_id: str, share: float) -> bool:
     """Whether the challenger answers for a key: the same keys always, as the SQL macro hash_share says."""
     return int(observation_id[:8], 16) / 2**32 < share
-
-
-def _records(answers: Answers, request_ids: list[str], now: datetime) -> list[dict[str, Any]]:
-    """Records of the prediction journal, ``journal.PREDICTION``; only rows with a price and a month."""
-    version, role = answers.version.model_version, answers.role
-    scored_at = now.replace(tzinfo=None).isoformat(sep=" ")
-    names = ("observation_id", "observed_on", "month", "area", "locality")
-    return [
-        {
-            "observation_id": key, "observed_on": observed_on, "month": month, "area": area, "locality": locality,
-            "model_version": version, "role": role, "scored_at": scored_at, "predicted_price": price,
-            "run_id": request_id,
-        }
-        for key, observed_on, month, area, locality, price, request_id in zip(
-            *(listed(answers.checked[name]) for name in names), answers.price.tolist(), request_ids, strict=True
-        )
-        if not math.isnan(price) and month
-    ]  # fmt: skip
 
 
 def _test(engine: Engine, example: dict[str, Any]) -> None:

@@ -192,12 +192,12 @@ def test_feedback_goes_on_after_a_bad_file_and_a_folder_that_is_gone(
             while not (home.settings.landing / "actuals" / "online-old.csv").exists():
                 await asyncio.sleep(0.02)
         known = failures()
-        await asyncio.wait_for(service.feedback(journal.actuals([told_price(1)], datetime.now(UTC))), 5)
+        await asyncio.wait_for(service.recorder.feedback(journal.actuals([told_price(1)], datetime.now(UTC))), 5)
         shutil.rmtree(folder)
         async with asyncio.timeout(5):
             while failures() == known:
                 await asyncio.sleep(0.02)
-        await asyncio.wait_for(service.feedback(journal.actuals([told_price(2)], datetime.now(UTC))), 5)
+        await asyncio.wait_for(service.recorder.feedback(journal.actuals([told_price(2)], datetime.now(UTC))), 5)
         await service.stop()
 
     # this thread may have a loop that runs: Playwright's, where the browser's tests came before

@@ -10,6 +10,7 @@ from datetime import date
 from pathlib import Path
 
 import duckdb
+import mlflow
 import numpy as np
 import pytest
 
@@ -111,6 +112,26 @@ def state(connection: duckdb.DuckDBPyConnection) -> list[list[tuple]]:
 
 
 # --- registry --------------------------------------------------------------------------------------------------------
+
+
+def test_a_home_that_was_moved_serves_and_trains_from_where_it_is(settings: Settings, tmp_path: Path) -> None:
+    with connect(settings) as connection:
+        train(connection, settings)
+    settings.home.rename(tmp_path / "elsewhere")
+    moved = Settings(home=tmp_path / "elsewhere", dataset="toy")
+    with connect(moved) as connection:
+        first = champion(connection)
+        assert first and load_bundle(moved, first).features_used
+        assert run_file(moved, first, "importance.png").is_relative_to(moved.home)
+        score(connection, moved, JULY)
+        second = train(connection, moved, seed=2).version
+        assert run_file(moved, second, "importance.png").is_relative_to(moved.home)
+    client = open_registry(moved)
+    for number in ("1", "2"):
+        source = client.get_model_version(moved.registered_model, number).source
+        assert source and source.startswith(moved.home.as_uri())
+        assert mlflow.pyfunc.load_model(source)
+    assert not settings.home.exists()
 
 
 def test_a_version_that_passes_is_champion_in_mlflow_and_in_the_warehouse(
