@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from datetime import date
 from math import cos, radians
+from textwrap import shorten
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +25,9 @@ INK, GREY, GRID, PALE = "#1c2733", "#6b7783", "#e4e9ed", "#eef2f5"
 BLUE, ORANGE, VERMILION, GREEN, SKY, PURPLE = "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9", "#CC79A7"
 #: Bars of Plotly's own are hidden: they need a mouse, and the page says what they would.
 CONFIG = {"displayModeBar": False, "responsive": True}
+
+#: Letters of a label that stands inside a chart: more would be cut at the edge of a phone.
+LABEL = 56
 
 
 def accuracy_over_time(
@@ -468,7 +472,8 @@ def waterfall(rows: Rows, *, currency: str) -> Figure:
     # bars of whole prices would press the amounts flat if the axis began with 0
     low = max(0, min(ends) - 0.35 * span)
     figure["layout"]["annotations"] = [
-        _note(low, r["label"], y=i - 0.3, yref="y", anchor="left") | {"font": {"size": 12, "color": INK}}
+        _note(low, shorten(r["label"], LABEL, placeholder=" …"), y=i - 0.3, yref="y", anchor="left")
+        | {"font": {"size": 12, "color": INK}}
         for i, r in enumerate(rows)
     ]
     figure["layout"]["yaxis"] |= {"visible": False, "range": [len(rows) - 0.4, -0.9]}
