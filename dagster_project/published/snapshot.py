@@ -166,7 +166,7 @@ def publish(settings: Settings) -> PublishResult:
                     content = _content(connection)
                     changed = standing is None or standing.fingerprint != content.fingerprint
                     changes = _Changes.between(standing, content) if standing else None
-                    if copied:
+                    if copied and changed:
                         copied.result()
                 if changed:
                     if not changes or not _write_changes(connection, settings, aside, changes):
