@@ -42,7 +42,8 @@ create table training.training_dataset as select
 from range(80) as r(i), (select unnest($months) as month, unnest([0, 1]) as number) as m where i // 40 = m.number;
 create table predictions.predictions as select
     observation_id, 'v1' as model_version, 'model' as kind, if($priced, 'holdout', 'to_score') as split, month,
-    'batch' as mode, observed_on, area, locality, price * (1 + (hash(observation_id) % 21 - 10.0) / 100) as predicted_price
+    'batch' as mode, observed_on, area, locality,
+    price * (1 + (hash(observation_id) % 21 - 10.0) / 100) as predicted_price
 from training.training_dataset;
 create table predictions.predictions_matched as select
     p.*, 1 + cast(substr(observation_id, 2) as integer) % 10 as price_decile, t.price as actual_price,
