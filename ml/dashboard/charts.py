@@ -27,7 +27,7 @@ BLUE, ORANGE, VERMILION, GREEN, SKY, PURPLE = "#0072B2", "#E69F00", "#D55E00", "
 CONFIG = {"displayModeBar": False, "responsive": True}
 
 #: Letters of a label that stands inside a chart: more would be cut at the edge of a phone.
-LABEL = 56
+LABEL = 68
 
 
 def accuracy_over_time(
