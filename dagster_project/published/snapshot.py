@@ -10,7 +10,6 @@ import hashlib
 import os
 import shutil
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -157,20 +156,14 @@ def publish(settings: Settings) -> PublishResult:
         _remove_leftovers(target)
         try:
             with connect(settings, read_only=True) as connection:
+                content = _content(connection)
                 standing = _standing(connection, target)
-                # the process id only tells people whose file it is; the lock says that nobody else writes one
-                aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
-                with ThreadPoolExecutor(1) as beside:
-                    # what is hashed meanwhile takes longer, and what is copied is mostly needed
-                    copied = beside.submit(_copy, target, aside) if standing else None
-                    content = _content(connection)
-                    changed = standing is None or standing.fingerprint != content.fingerprint
-                    changes = _Changes.between(standing, content) if standing else None
-                    if copied and changed:
-                        copied.result()
+                changed = standing is None or standing.fingerprint != content.fingerprint
                 if changed:
-                    if not changes or not _write_changes(connection, settings, aside, changes):
-                        aside.unlink(missing_ok=True)
+                    # the process id only tells people whose file it is; the lock says that nobody else writes one
+                    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+                    changes = _Changes.between(standing, content) if standing else None
+                    if not changes or not _write_changes(connection, settings, target, aside, changes):
                         _write_all(connection, settings, aside, content)
                     _replace(aside, target)
         except duckdb.IOException as error:
@@ -241,21 +234,20 @@ def _write_all(connection: duckdb.DuckDBPyConnection, settings: Settings, aside:
     _finish(connection, settings, content)
 
 
-def _copy(standing: Path, aside: Path) -> None:
-    """Copy the standing snapshot to the disk itself: the checkpoint would wait for all of it."""
-    shutil.copyfile(standing, aside)
-    sync(aside)
+def _write_changes(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, standing: Path, aside: Path, changes: _Changes
+) -> bool:
+    """Copy the standing snapshot and write the changed parts only, so that one more month costs about one month.
 
-
-def _write_changes(connection: duckdb.DuckDBPyConnection, settings: Settings, aside: Path, changes: _Changes) -> bool:
-    """Write the changed parts into a copy of the standing snapshot, so that one more month costs about one month.
-
-    Returns False where a third of the file is room that earlier changes left: then it is better written anew.
+    Returns False, with nothing left behind, where a third of the file is room that earlier changes left: then it is
+    better written anew.
     """
+    shutil.copyfile(standing, aside)
     connection.execute(f"attach {_text(aside)} as snapshot (read_write)")
     room = "select free_blocks * 3 > total_blocks from pragma_database_size() where database_name = 'snapshot'"
     if connection.execute(room).fetchone() == (True,):
         connection.execute("detach snapshot")
+        aside.unlink()
         return False
     for relation, months in changes.months.items():
         dates = ", ".join(f"date '{month}'" for month in months if month)

@@ -338,7 +338,7 @@ def homes(filters: Filters, order: str, rows: int | None) -> str:
     """
 
 
-#: The split of a version with most known prices, and not the one it was evaluated on if there is another.
+#: The split of a version that says most of it: what it was trained or evaluated on comes last.
 SPLIT = """
 select split from monitoring.accuracy where model_version = $version and population = 'valid'
 order by array_position(['holdout', 'to_score', 'online', 'eval', 'train'], split) limit 1

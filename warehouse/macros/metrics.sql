@@ -64,6 +64,18 @@
     {%- endfor %}
 {%- endmacro %}
 
+{#
+  Split under which a prediction is measured once its price is known. What the API answered stands apart, because anybody
+  may ask for homes that the version learned from.
+#}
+{% macro split_when_priced(split, mode, came_after='true') -%}
+        case
+            when {{ mode }} = 'online' then 'online'
+            when {{ split }} = 'to_score' and {{ came_after }} then 'holdout'
+            else {{ split }}
+        end
+{%- endmacro %}
+
 {# Whole model: predictions of these months (a condition) beside the price that came. #}
 {% macro matched_predictions(months='true') -%}
 with predictions as (
@@ -100,12 +112,7 @@ final as (
         observation_id,
         model_version,
         kind,
-        case
-            -- apart, because anybody may ask for homes that the version learned from
-            when mode = 'online' then 'online'
-            when split = 'to_score' and landed_at >= scored_at then 'holdout'
-            else split
-        end as split,
+        {{ split_when_priced('split', 'mode', 'landed_at >= scored_at') }} as split,
         observed_on,
         month,
         area,

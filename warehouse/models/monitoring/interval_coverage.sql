@@ -16,12 +16,7 @@ limits as (
 matched as (
     select
         intervals.* exclude (split),
-        case
-            when traits.mode = 'online' then 'online'
-            -- its price came since
-            when intervals.split = 'to_score' then 'holdout'
-            else intervals.split
-        end as split,
+        {{ split_when_priced('intervals.split', 'traits.mode') }} as split,
         traits.actual_price,
         100 * abs(intervals.predicted_price / traits.actual_price - 1) as absolute_pct_error
     from intervals
