@@ -60,7 +60,8 @@ def score_months(
     """Score the rows of some months with a version and its straight line; returns the number of rows by month.
 
     Replaces what stood for a month, in one transaction; ``progress`` is told rows done and rows in all. A priced row of
-    a month the version was trained through is never scored; raises ScoringError when a month has no other.
+    a month the version was trained through is never scored, and keeps the prediction that was made before its price
+    came; raises ScoringError when a month has no other and nothing is to be cleared up in it.
     """
     if not months:
         return {}
@@ -133,14 +134,22 @@ def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion
         )
         union
         select month from predictions.predictions as p
-        where p.model_version = $version and p.split <> 'eval' and p.mode = 'batch' and not exists (
-            select 1 from features.features as f where p.observation_id = f.observation_id and p.month = f.month
-        )
+        where {_left_over(version)}
         order by month
         """,
         {"version": version.model_version},
     ).fetchall()
     return [month for (month,) in rows]
+
+
+def _left_over(version: ModelVersion) -> str:
+    """Condition on ``predictions.predictions as p``: scored in a month in which its row stands no more."""
+    return f"""
+        p.model_version in ('{version.model_version}', '{version.linear_version}')
+        and p.split <> 'eval' and p.mode = 'batch' and not exists (
+            select 1 from features.features as f where p.observation_id = f.observation_id and p.month = f.month
+        )
+    """
 
 
 def write_eval_predictions(
@@ -191,16 +200,17 @@ def _to_score(version: ModelVersion) -> str:
 
 
 def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, months: Sequence[date]) -> None:
-    """Delete the version's predictions of months, and what their rows left in others where a date was corrected."""
-    mine = f"model_version in ('{version.model_version}', '{version.linear_version}')"
+    """Delete the version's predictions of rows that it will score again, or that stand in these months no more.
+
+    What was said of a row whose price has come since stays: the version had not learned it.
+    """
     connection.execute(
         f"""
-        delete from predictions.predictions where {mine} and (
-            (month in {months_in(months)} and split <> 'eval' and mode = 'batch')
-            or observation_id in (
+        delete from predictions.predictions as p
+        where (p.month in {months_in(months)} and {_left_over(version)})
+            or (p.model_version in ('{version.model_version}', '{version.linear_version}') and p.observation_id in (
                 select observation_id from features.features where month in {months_in(months)} and {_to_score(version)}
-            )
-        )
+            ))
         """
     )
 
@@ -251,8 +261,10 @@ def _counts(
         from features.features where month in {months_in(months)} group by month
         """
     ).fetchall()
+    cleared = connection.execute(f"select distinct month from predictions.predictions as p where {_left_over(version)}")
+    left_over = {month for (month,) in cleared.fetchall()}
     for month, to_score, n in found:
-        if n and not to_score and version.trained_through:
+        if n and not to_score and month not in left_over and version.trained_through:
             raise ScoringError(
                 f"{version.model_version} was trained through {version.trained_through:%Y-%m}, so the {n:,} priced "
                 f"rows of {month:%Y-%m} in {contract.name} are not scored by it; choose a later month or train through "

@@ -25,8 +25,8 @@ from ml.serving.folders import snapshots
 from ml.settings import Settings
 from ml.warehouse import RESULT_ROWS
 
-#: Memory that questions to the snapshot may take.
-MEMORY_LIMIT = "200MB"
+#: Memory that questions to the snapshot may take, most of it pages of the file that may be asked for again.
+MEMORY_LIMIT = "100MB"
 
 
 class NotPublishedError(RuntimeError):

@@ -438,6 +438,51 @@ def test_a_row_that_moved_to_another_month_has_one_prediction(
     assert months == [(AUGUST,)]
 
 
+def test_a_row_that_left_a_month_of_training_is_cleared_up_and_stops_nothing(
+    trained: duckdb.DuckDBPyConnection, trained_home: Settings
+) -> None:
+    one = trained.execute(
+        """
+        update features.features set price = null, is_price_valid = false where observation_id = (
+            select min(observation_id) from features.features where month = '2021-05-01'
+        )
+        returning observation_id
+        """
+    ).fetchall()[0]
+    score(trained, trained_home, *pending_months(trained))
+    trained.execute("update features.features set month = '2021-04-01' where observation_id = ?", list(one))
+    april = date(2021, 4, 1)
+    # all that is left in May has a price and was learned from
+    assert pending_months(trained) == [april, MAY]
+    assert score(trained, trained_home, april, MAY) == {april: 1, MAY: 0}
+    assert pending_months(trained) == []
+    assert count(trained, f"observation_id = '{one[0]}' and model_version = 'v1'") == 1
+    assert count(trained, f"observation_id = '{one[0]}' and model_version = 'v1' and month = '2021-04-01'") == 1
+
+
+def test_a_prediction_stays_when_its_price_comes_and_its_neighbours_are_scored_again(
+    trained: duckdb.DuckDBPyConnection, trained_home: Settings
+) -> None:
+    few = "month = '2021-05-01' and size < 60"
+    trained.execute(f"update features.features set price = null, is_price_valid = false where {few}")
+    score(trained, trained_home, *pending_months(trained))
+    scored = count(trained, "month = '2021-05-01' and model_version = 'v1'")
+    # half of them get a price; the others are rebuilt with them
+    trained.execute(
+        f"""
+        update features.features set built_through_batch = 2,
+            price = case when size < 50 then 1e5 end, is_price_valid = size < 50
+        where {few}
+        """
+    )
+    assert pending_months(trained) == [MAY]
+    again = score(trained, trained_home, MAY)[MAY]
+    assert 0 < again < scored
+    assert count(trained, "month = '2021-05-01' and model_version = 'v1'") == scored
+    assert count(trained, "month = '2021-05-01' and model_version = 'linear_v1'") == scored
+    assert pending_months(trained) == []
+
+
 def test_a_month_is_pending_until_it_is_scored_and_again_when_it_was_rebuilt(
     trained: duckdb.DuckDBPyConnection, trained_home: Settings
 ) -> None:
