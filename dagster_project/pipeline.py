@@ -325,7 +325,8 @@ class _Session:
                 run_config=config, instance=self._instance, partition_key=one, tags=tags, raise_on_error=False
             )
         if not result.success:
-            raise PipelineError(_reason(result))
+            # what came of a file is often why there is nothing to work with
+            raise PipelineError("; ".join([_reason(result), *_quarantined(result)]))
 
     def score_pending(self) -> None:
         """Score and explain every month that has rows without a prediction or reasons of the champion.
@@ -393,6 +394,18 @@ class _Session:
             if pid and (run_.tags.get(DATASET_TAG) == self._settings.dataset or not psutil.pid_exists(int(pid))):
                 self._instance.report_run_failed(run_, "the process of this run was killed")
                 self._instance.event_log_storage.free_concurrency_slots_for_run(run_.run_id)
+
+
+def _quarantined(result: dg.ExecuteInProcessResult) -> list[str]:
+    """A sentence for each file that the run put into quarantine, as many as a terminal can take."""
+    from dagster import JsonMetadataValue
+
+    found: list[str] = []
+    for event in result.get_asset_materialization_events():
+        told = event.materialization.metadata.get("quarantined")
+        if isinstance(told, JsonMetadataValue):
+            found += [str(sentence) for sentence in told.data or ()]
+    return found[:3] + ([f"{len(found) - 3} more files were quarantined"] if len(found) > 3 else [])
 
 
 def _config(op: str, **values: Any) -> dict[str, Any]:

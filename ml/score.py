@@ -122,22 +122,25 @@ def _score(
         correct(connection, contract, version, since=min(months))
 
 
-def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:
-    """Months with rows the version has not scored as they stand now, or with predictions of rows that are gone."""
+def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion, *, again: bool = False) -> list[date]:
+    """Months with rows the version has not scored as they stand now, or with predictions of rows that are gone.
+
+    ``again``: whether or not their rows were scored before.
+    """
     rows = connection.execute(
         f"""
         select month from features.features as f
-        where {_to_score(version)} and not exists (
+        where {_to_score(version)} and ($again or not exists (
             select 1 from predictions.predictions as p
             where p.observation_id = f.observation_id and p.model_version = $version
             and p.built_through_batch = f.built_through_batch and p.month = f.month
-        )
+        ))
         union
         select month from predictions.predictions as p
         where {_left_over(version)}
         order by month
         """,
-        {"version": version.model_version},
+        {"version": version.model_version, "again": again},
     ).fetchall()
     return [month for (month,) in rows]
 

@@ -16,6 +16,8 @@ from ml.registry import ModelVersion, challenger, champion
 from ml.score import scorable_months, score_months
 
 KEY = dg.AssetKey(["predictions", "predictions"])
+#: Tag of a run that somebody asked for in the UI, for a range of months.
+BACKFILL = "dagster/backfill"
 
 
 class NoChampionError(RuntimeError):
@@ -46,11 +48,14 @@ def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
             if rival := challenger(connection):
                 _score(context, housing, connection, rival, _pending(context, connection, rival))
             verdicts = _gate(connection, version, rows)
+        n = sum(rows.values())
         return dg.MaterializeResult(
             metadata={
                 "model_version": version.model_version,
-                "dagster/partition_row_count": sum(rows.values()),
+                "rows_scored": n,
                 "months_scored": len(rows),
+                # what is said of a range stands at each of its months
+                **({} if len(context.partition_keys) > 1 else {"dagster/partition_row_count": n}),
             },
             check_results=check_results(KEY, rules(0, 0, 0), verdicts),
         )
@@ -74,16 +79,20 @@ def _score(
 def _months(
     context: dg.AssetExecutionContext, connection: duckdb.DuckDBPyConnection, version: ModelVersion
 ) -> list[date]:
-    """One month is scored whether or not it was before; of a range, the months that have something to score."""
+    """One month is scored whether or not it was before, and so is each of a backfill; of another range what is new."""
     first, last = (date.fromisoformat(key) for key in context.partition_key_range)
-    return [first] if first == last else _pending(context, connection, version)
+    return [first] if first == last else _pending(context, connection, version, again=BACKFILL in context.run.tags)
 
 
 def _pending(
-    context: dg.AssetExecutionContext, connection: duckdb.DuckDBPyConnection, version: ModelVersion
+    context: dg.AssetExecutionContext,
+    connection: duckdb.DuckDBPyConnection,
+    version: ModelVersion,
+    *,
+    again: bool = False,
 ) -> list[date]:
     first, last = (date.fromisoformat(key) for key in context.partition_key_range)
-    return [m for m in scorable_months(connection, version) if first <= m <= last]
+    return [m for m in scorable_months(connection, version, again=again) if first <= m <= last]
 
 
 def _gate(

@@ -48,13 +48,18 @@ def raw_assets(contract: Contract) -> dg.AssetsDefinition:
                 answered = load_predictions(connection, settings)
                 total = connection.execute("select count(*) from raw.observations").fetchone()
         files = [*result.files, *actuals.files]
-        for outcome in result.of("quarantined") + actuals.of("quarantined"):
-            context.log.warning(f"{outcome.file} was quarantined: {outcome.reason} (report: {outcome.report})")
+        quarantined = [
+            f"{outcome.file} was quarantined: {outcome.reason} (report: {outcome.report})"
+            for outcome in result.of("quarantined") + actuals.of("quarantined")
+        ]
+        for sentence in quarantined:
+            context.log.warning(sentence)
         return dg.MaterializeResult(
             metadata={
                 "dagster/row_count": total[0] if total else 0,
                 "files_loaded": len(result.of("loaded") + actuals.of("loaded")),
-                "files_quarantined": len(result.of("quarantined") + actuals.of("quarantined")),
+                "files_quarantined": len(quarantined),
+                "quarantined": quarantined[:50],
                 "rows_loaded": result.rows_loaded,
                 "actuals_loaded": actuals.rows_loaded,
                 "online_predictions_loaded": answered,

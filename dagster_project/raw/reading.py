@@ -118,10 +118,15 @@ def _text_of(name: str, kind: str, column: Column | None) -> str:
         value, kind = f"({value} at time zone 'UTC')", "TIMESTAMP"
     if column and column.type == "date" and kind.startswith(("DATE", "TIMESTAMP")):
         return f"strftime({value}, {literal(column.format or '%Y-%m-%d')})"
-    if column and column.type == "text" and kind in {"FLOAT", "DOUBLE"}:
+    text = f"nullif(cast({value} as varchar), '')"
+    if kind not in {"FLOAT", "DOUBLE"}:
+        return text
+    if column and column.type == "text":
         # a zip code that pandas stored as 2139.0, because another row had none
-        return f"case when {value} = trunc({value}) then printf('%.0f', {value}) else cast({value} as varchar) end"
-    return f"nullif(cast({value} as varchar), '')"
+        whole = f"isfinite({value}) and {value} = trunc({value})"
+        text = f"case when {whole} then printf('%.0f', {value}) else {text} end"
+    # nor is NaN more than pandas' word for a missing number
+    return f"case when not isnan({value}) then {text} end"
 
 
 def _is_readable(connection: duckdb.DuckDBPyConnection, source: str) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -79,11 +80,15 @@ def _attempt(connection: duckdb.DuckDBPyConnection, config: TrainingConfig, run_
         yield
         return
     connection.execute(
-        "insert into training.retrain_attempts values (?, ?, now()::timestamp, null, ?)",
-        [config.decision_id, config.attempt, run_id],
+        "insert into training.retrain_attempts values (?, ?, ?, null, ?)",
+        [config.decision_id, config.attempt, _now(), run_id],
     )
     yield
-    connection.execute("update training.retrain_attempts set finished_at = now()::timestamp where run_id = ?", [run_id])
+    connection.execute("update training.retrain_attempts set finished_at = ? where run_id = ?", [_now(), run_id])
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _numbers(version: ModelVersion) -> dict[str, Any]:

@@ -42,13 +42,13 @@ def transform_assets(settings: Settings) -> dg.AssetsDefinition:
         pool=POOL,
     )
     def warehouse_models(context: dg.AssetExecutionContext, housing: Housing) -> Iterator[Any]:
-        full_refresh = needs_full_refresh(housing.settings)
+        layers = {key.path[0] for key in context.selected_asset_keys}
+        full_refresh = needs_full_refresh(housing.settings, layers)
         if full_refresh:
             context.log.info("the first build, or models, macros or the contract changed: everything is rebuilt")
         with housing.lock(context):
             yield from _build(context, housing.settings, *(["--full-refresh"] if full_refresh else []))
-            if {key.path[0] for key in context.selected_asset_keys} >= {"staging", "features"}:
-                remember_shape(housing.settings)
+            remember_shape(housing.settings, layers)
             _observe_row_counts(context, housing.settings)
 
     return warehouse_models

@@ -6,6 +6,7 @@ Running dbt is ``dbt.py``, assets stand in ``assets.py``. Nothing here imports e
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from ml.settings import PROJECT_ROOT, Settings
@@ -31,25 +32,41 @@ def fingerprint(files: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def shape_fingerprint(settings: Settings) -> str:
-    """Fingerprint of what shapes stored rows: a change means that increments no longer fit and all is rebuilt."""
-    shaping = ("staging", "intermediate", "features", "macros", "seeds")
-    return fingerprint([p for p in project_files(settings) if set(p.parts).intersection(shaping) and _is_code(p)])
+#: What is built from landed rows, and what follows predictions: a run builds the one, then Python, then the other.
+HISTORY = frozenset({"staging", "intermediate", "features"})
+EVIDENCE = frozenset({"predictions", "monitoring"})
+SHAPING = {HISTORY: {*HISTORY, "macros", "seeds"}, EVIDENCE: {*HISTORY, "training", *EVIDENCE, "macros", "seeds"}}
+
+
+def shape_fingerprint(settings: Settings, half: frozenset[str]) -> str:
+    """Fingerprint of what shapes a half's stored rows: a change means that increments no longer fit it."""
+    files = [p for p in project_files(settings) if SHAPING[half].intersection(p.relative_to(PROJECT).parts)]
+    return fingerprint([p for p in files if _is_code(p)])
 
 
 def _is_code(path: Path) -> bool:
     return path.suffix in {".sql", ".csv"} or "staging" in path.parts
 
 
-def needs_full_refresh(settings: Settings) -> bool:
-    """Has the shape changed since the last successful build of this warehouse, or was there none?
+def needs_full_refresh(settings: Settings, layers: Collection[str] = HISTORY) -> bool:
+    """Has the shape of these layers changed since they were last built, or were they never built to their end?
 
     A first build that failed has left tables, which a mended contract does not fit.
     """
-    stamp = settings.warehouse.with_suffix(".shape")
-    return not stamp.exists() or stamp.read_text(encoding="utf-8") != shape_fingerprint(settings)
+    return any(
+        not (stamp := _stamp(settings, half)).exists()
+        or stamp.read_text(encoding="utf-8") != shape_fingerprint(settings, half)
+        for half in SHAPING
+        if half.intersection(layers)
+    )
 
 
-def remember_shape(settings: Settings) -> None:
-    """Record, after a successful build, which shape the stored rows have."""
-    settings.warehouse.with_suffix(".shape").write_text(shape_fingerprint(settings), encoding="utf-8")
+def remember_shape(settings: Settings, layers: Collection[str]) -> None:
+    """Record, after a successful build of these layers, which shape the stored rows have."""
+    for half in SHAPING:
+        if half.issubset(layers):
+            _stamp(settings, half).write_text(shape_fingerprint(settings, half), encoding="utf-8")
+
+
+def _stamp(settings: Settings, half: frozenset[str]) -> Path:
+    return settings.warehouse.with_suffix(".shape" if half == HISTORY else ".evidence_shape")

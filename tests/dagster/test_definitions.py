@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +16,9 @@ from dagster_project.alerting import alert_sensor
 from dagster_project.automation import follow_up, landing_sensor, newcomer_sensor, retrain_sensor, score_monthly
 from dagster_project.definitions import build_defs
 from dagster_project.resources import Housing
+from dagster_project.transform import project
 from dagster_project.transform.dbt import ensure_manifest
-from dagster_project.transform.project import needs_full_refresh, remember_shape
+from dagster_project.transform.project import EVIDENCE, HISTORY, needs_full_refresh, remember_shape
 from ml.contract import available
 from ml.settings import Settings
 from tests import factories
@@ -62,8 +64,35 @@ def test_a_warehouse_that_was_never_built_to_the_end_is_rebuilt(tmp_path: Path) 
     fresh = Settings(home=tmp_path, dataset="hdb")
     assert needs_full_refresh(fresh), "a first build that failed has left tables of the wrong shape"
     fresh.warehouse.parent.mkdir(parents=True)
-    remember_shape(fresh)
-    assert not needs_full_refresh(fresh)
+    remember_shape(fresh, HISTORY | {"training"})
+    assert not needs_full_refresh(fresh, HISTORY)
+    assert needs_full_refresh(fresh, EVIDENCE), "what follows predictions is built after them, in a step of its own"
+    remember_shape(fresh, EVIDENCE | {"training"})
+    assert not needs_full_refresh(fresh, HISTORY | EVIDENCE)
+
+
+def test_what_follows_predictions_is_rebuilt_when_its_own_models_or_any_macro_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = Settings(home=tmp_path, dataset="hdb")
+    built.warehouse.parent.mkdir(parents=True)
+    remember_shape(built, HISTORY | EVIDENCE)
+    shutil.copytree(project.PROJECT, tmp_path / "warehouse_code", ignore=shutil.ignore_patterns("target"))
+    monkeypatch.setattr(project, "PROJECT", tmp_path / "warehouse_code")
+    monkeypatch.setattr(project, "PROJECT_ROOT", tmp_path)
+
+    def rebuilt(file: str) -> list[bool]:
+        path = tmp_path / "warehouse_code" / file
+        before = path.read_text()
+        remember_shape(built, HISTORY | EVIDENCE)
+        path.write_text(before + "\n")
+        return [needs_full_refresh(built, half) for half in (HISTORY, EVIDENCE)]
+
+    assert rebuilt("models/predictions/interval_calibration.sql") == [False, True]
+    assert rebuilt("models/training/training_profile.sql") == [False, True]
+    assert rebuilt("models/features/features_as_of.sql") == [True, True]
+    assert rebuilt("macros/metrics.sql") == [True, True]
+    assert rebuilt("models/monitoring/monitoring.yml") == [False, False]
 
 
 def test_every_dbt_test_and_every_expectation_is_an_asset_check(

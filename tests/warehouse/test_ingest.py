@@ -6,6 +6,7 @@ Rows inside a good file are judged by staging (``tests/warehouse/test_point_in_t
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -279,6 +280,23 @@ def test_parquet_is_loaded_as_the_text_a_csv_would_hold(home) -> None:
     assert run(as_parquet).of("loaded")
     values = "select * exclude (_file, _loaded_at) from raw.observations order by _row"
     assert as_parquet.query(values).equals(as_csv.query(values))
+
+
+def test_nan_in_parquet_is_missing_in_numbers_and_in_texts(home) -> None:
+    made, table = home("housets"), factories.housets_rows(zips=3)
+
+    def land(name: str, values: list[float]) -> None:
+        columns = {c: pa.array(values) if c == name else table[c] for c in table.column_names}
+        pq.write_table(pa.table(columns), made.settings.landing / f"{name}.parquet")
+
+    land("median_dom", [1.5, math.nan, *map(float, table["median_dom"].to_pylist()[2:])])
+    land("zipcode", [math.nan, *map(float, table["zipcode"].to_pylist()[1:])])
+    found = run(made)
+    assert [f.file for f in found.of("loaded")] == ["median_dom.parquet"]
+    assert made.query("select median_dom from raw.observations order by _row limit 2")[0].to_pylist() == ["1.5", None]
+    # the zip code is part of the key
+    (refused,) = found.of("quarantined")
+    assert refused.file == "zipcode.parquet" and "in 1 of" in (refused.reason or "")
 
 
 def test_the_day_of_an_instant_does_not_depend_on_the_machine(home) -> None:

@@ -271,3 +271,33 @@ def test_only_series_whose_rows_changed_are_measured_again(warehouse: Home, tmp_
         _assert_equal(row, ratio_statistics(*_prices(again, row)), RATIO[:5])
     for row in _ask(again, "from monitoring.accuracy_by_month where model_version = 'v2'"):
         _assert_equal(row, accuracy(*_prices(again, row)), ACCURACY)
+
+
+def test_importance_is_measured_again_when_recent_errors_alone_changed(warehouse: Home, tmp_path: Path) -> None:
+    again = Home(tmp_path, "housets")
+    again.settings.warehouse.parent.mkdir(parents=True)
+    shutil.copy(warehouse.settings.warehouse, again.settings.warehouse)
+    importance = "from monitoring.feature_importance_by_month order by model_version, month, feature"
+    with connect(again.settings) as connection:
+        connection.execute(
+            """
+            insert into predictions.explanations
+            select observation_id, model_version, month, part.feature, part.amount, part.rank, 1
+            from predictions.predictions
+            cross join (values ('(price level)', 90, 0), ('size', 15, 1), ('(recent errors)', 5, 2))
+                as part (feature, amount, rank)
+            where model_version = 'v1'
+            """
+        )
+    again.dbt("run", "--select", "int_feature_importance", "feature_importance_by_month")
+    before = _ask(again, importance)
+    with connect(again.settings) as connection:
+        connection.execute(
+            "update predictions.explanations set contribution = 7 "
+            "where feature = '(recent errors)' and month = '2022-01-01'"
+        )
+    again.dbt("run", "--select", "int_feature_importance", "feature_importance_by_month")
+    changed = _ask(again, importance)
+    again.dbt("run", "--full-refresh", "--select", "int_feature_importance", "feature_importance_by_month")
+    assert changed == _ask(again, importance)
+    assert changed != before

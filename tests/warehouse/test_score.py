@@ -490,8 +490,11 @@ def test_a_month_is_pending_until_it_is_scored_and_again_when_it_was_rebuilt(
         return [f"{month:%Y-%m}" for month in pending_months(trained)]
 
     assert pending() == ["2021-07", "2021-08", "2021-09", "2021-10", "2021-11", "2021-12"]
-    score(trained, trained_home, *pending_months(trained))
+    every = pending_months(trained)
+    score(trained, trained_home, *every)
     assert pending() == []
+    version = champion(trained)
+    assert version and scorable_months(trained, version, again=True) == every
     trained.execute("update features.features set built_through_batch = 2 where month >= '2021-11-01'")
     assert pending() == ["2021-11", "2021-12"]
     score(trained, trained_home, *pending_months(trained))

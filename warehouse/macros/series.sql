@@ -15,7 +15,7 @@
   {% endif %}
 {% endmacro %}
 
-{# Relation of the explained months with a fingerprint of what was explained: the price levels, one a prediction. #}
+{# Relation of the explained months with a fingerprint of what was explained: price levels and recent errors, the parts that change while features stay. #}
 {% macro importance_months() -%}
 (
     select
@@ -23,7 +23,7 @@
         month,
         concat_ws(' ', model_version, month, {{ content_fingerprint(['observation_id', 'contribution', 'built_through_batch']) }}) as fingerprint
     from {{ source('predictions', 'explanations') }}
-    where rank = 0
+    where rank = 0 or feature = '(recent errors)'
     group by model_version, month
 )
 {%- endmacro %}

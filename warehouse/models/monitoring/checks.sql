@@ -105,15 +105,10 @@ measured as (
     {%- endfor %}
 ),
 
-judged as (
+compared as (
     select
-        measured.model_version,
-        measured.month,
-        measured.check_name,
-        measured.value,
-        coalesce(limits.fail_lower, limits.warn_lower) as lower_limit,
-        coalesce(limits.fail_upper, limits.warn_upper) as upper_limit,
-        measured.n,
+        measured.*,
+        {{ qualified('limits', ['warn_lower', 'warn_upper', 'fail_lower', 'fail_upper']) }},
         case
             when measured.n < least_n.minimum_n or measured.value is null then 'insufficient_data'
             when measured.value < limits.fail_lower or measured.value > limits.fail_upper then 'fail'
@@ -123,6 +118,24 @@ judged as (
     from measured
     inner join limits on measured.metric = limits.metric
     cross join least_n
+),
+
+judged as (
+    select
+        model_version,
+        month,
+        check_name,
+        value,
+        -- those that a failed value broke, else those that the next worse verdict begins at
+        {%- for side in ['lower', 'upper'] %}
+        case
+            when status = 'fail' then coalesce(fail_{{ side }}, warn_{{ side }})
+            else coalesce(warn_{{ side }}, fail_{{ side }})
+        end as {{ side }}_limit,
+        {%- endfor %}
+        n,
+        status
+    from compared
 ),
 
 together as (
