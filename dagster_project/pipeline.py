@@ -10,7 +10,7 @@ import getpass
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from datetime import date
 from pathlib import Path
@@ -26,6 +26,7 @@ from ml.warehouse import connect, create_tables, warehouse_lock
 if TYPE_CHECKING:
     import dagster as dg
     import duckdb
+    from dagster_shared.error import SerializableErrorInfo
 
     from dagster_project.progress import Reporter
 
@@ -325,6 +326,8 @@ class _Session:
                 run_config=config, instance=self._instance, partition_key=one, tags=tags, raise_on_error=False
             )
         if not result.success:
+            if "DagsterExecutionInterruptedError" in (error.cls_name for _, error in _failures(result)):
+                raise KeyboardInterrupt
             # what came of a file is often why there is nothing to work with
             raise PipelineError("; ".join([_reason(result), *_quarantined(result)]))
 
@@ -412,14 +415,20 @@ def _config(op: str, **values: Any) -> dict[str, Any]:
     return {op: {"config": values}}
 
 
-def _reason(result: dg.ExecuteInProcessResult) -> str:
-    """First failed step and the innermost message of its error."""
+def _failures(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str | None, SerializableErrorInfo]]:
+    """Failed steps and the innermost error of each."""
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error:
             error = event.step_failure_data.error
             while error.cause:
                 error = error.cause
-            # what stands before its own words is where Python finds its class
-            said = error.message.strip()
-            return f"{event.step_key} failed: {said.partition(f'{error.cls_name}: ')[2] or said}"
+            yield event.step_key, error
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """First failed step and its reason."""
+    for step, error in _failures(result):
+        # what stands before its own words is where Python finds its class
+        said = error.message.strip()
+        return f"{step} failed: {said.partition(f'{error.cls_name}: ')[2] or said}"
     return "the run failed before its first step; see the run in the Dagster UI (make ui)"
