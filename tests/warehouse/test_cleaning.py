@@ -34,6 +34,8 @@ def built(home, monkeypatch: pytest.MonkeyPatch) -> Home:
     rows = put(rows, "resale_price", {0: "0", 1: "-5"})
     rows = put(rows, "floor_area_sqm", {2: "0", 3: "-1"})
     rows = put(rows, "lease_commence_date", {4: "0", 5: "7"})
+    rows = put(rows, "month", {7: "2203-01", 8: "2203-01"})
+    rows = put(rows, "resale_price", {8: ""})
     made.land("rows.csv", rows)
     made.ingest()
     nodes = read_project(made.settings).nodes
@@ -63,3 +65,16 @@ def test_a_number_that_stands_for_missing_is_none_in_every_role(built: Home) -> 
     assert found[5]["reasons"] == [] and found[5]["lease_commence_year"] is None
     assert found[6]["reasons"] == ["lease_commence_year:out_of_range"]
     assert found[7]["labels"] == [] and found[7]["is_price_valid"]
+
+
+def test_no_price_is_known_of_a_month_after_it_landed(built: Home) -> None:
+    """A slip in the year would otherwise make a single price the newest market there is."""
+    found = built.query(
+        "select _row, price_reasons, is_price_valid, split from intermediate.int_observations_labelled "
+        "where month = '2203-01-01' order by _row"
+    ).to_pylist()
+    assert found == [
+        {"_row": 8, "price_reasons": ["sold_month:after_it_landed"], "is_price_valid": False, "split": "holdout"},
+        {"_row": 9, "price_reasons": [], "is_price_valid": False, "split": "to_score"},
+    ]
+    assert str(built.one("select max(month) from features.encodings")) < "2023"
