@@ -7,8 +7,8 @@ import streamlit as st
 
 from ml.contract import Contract, available, load
 from ml.dashboard import queries
-from ml.dashboard.page import ICON, STYLE, Options, Page, age_label, banner, time_label
-from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError, published_datasets
+from ml.dashboard.page import ICON, STYLE, Options, Page, age_label, banner, ignored, plain, time_label
+from ml.dashboard.snapshot import SNAPSHOTS, SnapshotError, published_datasets, unreadable
 from ml.dashboard.views import data, map, model, monitoring, overview, predictions, what_if
 from ml.settings import Settings
 
@@ -57,6 +57,9 @@ def main() -> None:
             f"{str(error).splitlines()[0]}. It was published by another version; type: "
             f"housing run --force --dataset {settings.dataset}",
         )
+    except duckdb.Error as error:
+        # damage further inside, which opening does not meet
+        banner("insufficient_data", "No snapshot to show", unreadable(settings, error))
 
 
 def path(title: str) -> str:
@@ -71,9 +74,9 @@ def dataset() -> Settings:
         return settings if settings.dataset in published or not published else Settings(dataset=published[0])
     first = published.index(settings.dataset) if settings.dataset in published else 0
     with st.sidebar:
-        name = st.selectbox(
-            "Dataset", published, first, key="dataset", format_func=lambda n: contract(n).title, bind="query-params"
-        )
+        if (given := st.query_params.get("dataset")) and given not in published:
+            ignored("dataset", given)
+        name = st.selectbox("Dataset", published, first, key="dataset", bind="query-params")
     return Settings(dataset=name)
 
 
@@ -82,7 +85,7 @@ def opened(settings: Settings) -> Page:
     snapshot = SNAPSHOTS.newest(settings)
     with st.sidebar:
         st.caption(
-            f"{contract(settings.dataset).title}  \nSnapshot {snapshot.fingerprint[:8]}, "
+            f"{plain(contract(settings.dataset).title)}  \nSnapshot {snapshot.fingerprint[:8]}, "
             f"published {age_label(snapshot.published_at)}",
             help=f"{time_label(snapshot.published_at)}. It is replaced when something new is published.",
         )

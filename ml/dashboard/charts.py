@@ -8,10 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from datetime import date
-from math import cos, radians
+from html import escape
+from math import ceil, cos, floor, log10, radians
 from textwrap import shorten
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ml.contract import add_months
@@ -27,7 +29,9 @@ BLUE, ORANGE, VERMILION, GREEN, SKY, PURPLE = "#0072B2", "#E69F00", "#D55E00", "
 CONFIG = {"displayModeBar": False, "responsive": True}
 
 #: Letters of a label that stands inside a chart: more would be cut at the edge of a phone.
-LABEL = 68
+LABEL = 58
+#: Pixels that a map on a phone has for its names, and those of a line and of a letter of them.
+PHONE, LINE, LETTER = 340, 16, 5.4
 
 
 def accuracy_over_time(
@@ -112,7 +116,8 @@ def predicted_against_paid(homes: pa.Table, *, currency: str) -> Figure:
     Columns go as arrays: Plotly looks at each element of a list, which takes longer than all else of a page.
     """
     paid, predicted = homes["actual_price"].to_numpy(), homes["predicted_price"].to_numpy()
-    ends = [float(min(paid.min(), predicted.min())), float(max(paid.max(), predicted.max()))]
+    # room around the dots: also around a single one
+    ends = [float(min(paid.min(), predicted.min())) / 1.08, float(max(paid.max(), predicted.max())) * 1.08]
     traces = [
         {
             "type": "scatter",
@@ -120,7 +125,7 @@ def predicted_against_paid(homes: pa.Table, *, currency: str) -> Figure:
             "name": "home",
             "x": paid,
             "y": predicted,
-            "text": homes["place"].to_numpy(zero_copy_only=False),
+            "text": np.array([_plain(place) for place in homes["place"].to_pylist()], dtype=object),
             "marker": {"color": BLUE, "size": 5, "opacity": 0.4},
             "hovertemplate": f"%{{text}}<br>paid {currency} %{{x:,.0f}}<br>predicted {currency} %{{y:,.0f}}"
             "<extra></extra>",
@@ -138,14 +143,30 @@ def predicted_against_paid(homes: pa.Table, *, currency: str) -> Figure:
     ]
     figure = _figure(traces, y=f"predicted, {currency}", height=320)
     figure["layout"]["hovermode"] = "closest"
-    figure["layout"]["xaxis"] |= {
-        "type": "log",
-        "title": _title(f"paid, {currency}"),
-        "dtick": "D2",
-        "tickformat": "~s",
-    }
-    figure["layout"]["yaxis"] |= {"type": "log", "dtick": "D2"}
+    scale = {"type": "log", "range": [log10(end) for end in ends], "tickvals": _ticks(*ends)}
+    figure["layout"]["xaxis"] |= {**scale, "title": _title(f"paid, {currency}"), "tickformat": "~s"}
+    figure["layout"]["yaxis"] |= scale
     return figure
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten; where fewer than four of them lie between, round steps of one size."""
+    powers = [10.0**e for e in range(floor(log10(low)), ceil(log10(high)) + 1)]
+    found = [m * power for power in powers for m in (1, 2, 5) if low <= m * power <= high]
+    if len(found) >= 4:
+        return found
+    least = (high - low) / 5
+    step = next(m * 10.0 ** floor(log10(least)) for m in (1, 2, 5, 10) if m * 10.0 ** floor(log10(least)) >= least)
+    return [i * step for i in range(ceil(low / step), floor(high / step) + 1)]
+
+
+def _plain(text: str) -> str:
+    """Text of the data as text: Plotly reads ``<b>`` and ``<a href=…>`` as markup."""
+    return escape(text, quote=False)
+
+
+def _label(text: str, letters: int = LABEL) -> str:
+    return _plain(shorten(text, letters, placeholder=" …"))
 
 
 def _short(place: str) -> str:
@@ -230,7 +251,7 @@ def _events(rows: Rows, name: str, symbol: str, colour: str) -> Row:
         "name": name,
         "x": [r["month"] for r in rows],
         "y": [0] * len(rows),
-        "text": [r["text"] for r in rows],
+        "text": [_plain(r["text"]) for r in rows],
         "marker": {"symbol": symbol, "size": 11, "color": colour, "line": {"color": "white", "width": 1}},
         "cliponaxis": False,
         "hovertemplate": "%{text}<extra></extra>",
@@ -307,7 +328,7 @@ def importance(rows: Rows) -> Figure:
                 "orientation": "h",
                 "x": [r["share_pct"] for r in rows],
                 "y": list(range(len(rows))),
-                "text": [f"{r['label']}  {r['share_pct']:.2f} %" for r in rows],
+                "text": [f"{_plain(r['label'])}  {r['share_pct']:.2f} %" for r in rows],
                 "textposition": "none",
                 "marker": {"color": BLUE},
                 "width": 0.36,
@@ -319,7 +340,7 @@ def importance(rows: Rows) -> Figure:
     )
     # names stand above their bars, so that a phone has room for both
     figure["layout"]["annotations"] = [
-        _note(0, f"{r['label']}: {r['share_pct']:.2f} %", y=i + 0.2, yref="y", anchor="left")
+        _note(0, f"{_label(r['label'])}: {r['share_pct']:.2f} %", y=i + 0.2, yref="y", anchor="left")
         | {"font": {"size": 12, "color": INK}}
         for i, r in enumerate(rows)
     ]
@@ -329,8 +350,8 @@ def importance(rows: Rows) -> Figure:
     return figure
 
 
-def drift(rows: Rows, *, measure: str) -> Figure:
-    """Heat map feature x month; a sign in each cell that is outside its limits."""
+def drift(rows: Rows, *, measure: str, dated: bool = True) -> Figure:
+    """Heat map feature x month, one column without dates; a sign in each cell that is outside its limits."""
     features, months = list(dict.fromkeys(r["label"] for r in rows)), sorted({r["month"] for r in rows})
     found = {(r["label"], r["month"]): r for r in rows}
     signs = {"warn": "▲", "fail": "✕"}
@@ -339,11 +360,14 @@ def drift(rows: Rows, *, measure: str) -> Figure:
         [
             {
                 "type": "heatmap",
-                "x": months,
-                "y": features,
+                "x": months if dated else [""],
+                "y": list(range(len(features))),
                 "z": [[c and c["value"] for c in row] for row in cells],
                 "text": [[signs.get(c["status"], "") if c else "" for c in row] for row in cells],
-                "customdata": [[[c["n"], c["status"]] if c else ["", ""] for c in row] for row in cells],
+                "customdata": [
+                    [[c["n"], c["status"], _plain(f)] if c else ["", "", ""] for c in row]
+                    for f, row in zip(features, cells, strict=True)
+                ],
                 "texttemplate": "%{text}",
                 # one hue, light to dark: read the same by all eyes
                 "colorscale": [[0, "#f3f7fa"], [0.25, "#bcd9ec"], [0.6, "#4795c9"], [1, "#003f66"]],
@@ -351,7 +375,7 @@ def drift(rows: Rows, *, measure: str) -> Figure:
                 # what is farther is as dark: one feature would take the colour from all others
                 "zmax": {"excess": 2, "wasserstein": 2}.get(measure, 0.5),
                 "xgap": 1,
-                "ygap": 1,
+                "ygap": LINE,
                 "colorbar": {
                     "title": {"text": "of its limit" if measure == "excess" else measure, "side": "top"},
                     "orientation": "h",
@@ -362,14 +386,21 @@ def drift(rows: Rows, *, measure: str) -> Figure:
                     "y": 1.0,
                     "yanchor": "bottom",
                 },
-                "hovertemplate": f"%{{y}}<br>%{{x|%b %Y}}: {measure} %{{z:.3f}}<br>n %{{customdata[0]:,}}, "
-                "%{customdata[1]}<extra></extra>",
+                "hovertemplate": f"%{{customdata[2]}}<br>{'%{x|%b %Y}: ' if dated else ''}{measure} %{{z:.3f}}<br>"
+                "n %{customdata[0]:,}, %{customdata[1]}<extra></extra>",
             }
         ],
         y="",
-        height=90 + 22 * len(features),
+        height=90 + 32 * len(features),
     )
-    figure["layout"]["yaxis"] |= {"autorange": "reversed", "title": None, "tickformat": None, "tickfont": {"size": 11}}
+    # names stand above their cells, so that a phone has room for both
+    figure["layout"]["annotations"] = [
+        _note(0, _label(f), y=i - 0.5, yref="y", xref="paper", anchor="left")
+        | {"yanchor": "middle", "font": {"size": 11, "color": INK}}
+        for i, f in enumerate(features)
+    ]
+    figure["layout"]["yaxis"] |= {"visible": False, "range": [len(features) - 0.5, -0.8]}
+    figure["layout"]["xaxis"] |= {} if dated else {"visible": False, "type": "category"}
     figure["layout"] |= {"hovermode": "closest", "margin": {"l": 8, "r": 8, "t": 8, "b": 8}}
     return figure
 
@@ -393,7 +424,8 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
                 "x": [r["longitude"] for r in rows],
                 "y": [r["latitude"] for r in rows],
                 "customdata": [
-                    [r["area"] or "", r["n"], r["predicted_price"], r["pct_error"], r["mdape_pct"]] for r in rows
+                    [_plain(r["area"] or ""), r["n"], r["predicted_price"], r["pct_error"], r["mdape_pct"]]
+                    for r in rows
                 ],
                 "marker": {
                     "color": [r[measure] for r in rows],
@@ -431,7 +463,8 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
         "yshift": 6,
     }
     figure["layout"]["annotations"] = [
-        _note(r["longitude"], _short(r["area"]), y=r["latitude"], yref="y", anchor="center") | veil for r in names
+        _note(r["longitude"], _plain(_short(r["area"])), y=r["latitude"], yref="y", anchor="center") | veil
+        for r in _apart(names, rows, scale=cos(radians(middle)))
     ]
     figure["layout"]["xaxis"] |= {"visible": False}
     # a degree of longitude is shorter than one of latitude
@@ -440,13 +473,28 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
     return figure
 
 
+def _apart(names: Rows, dots: Rows, *, scale: float) -> list[Row]:
+    """Names that hide no name before them on a phone's map; ``scale`` is a degree of longitude in those of latitude."""
+    longitudes = [r["longitude"] for r in dots]
+    pixels = PHONE / max((max(longitudes) - min(longitudes)) * scale, 1e-9)
+    kept: list[tuple[Row, float]] = []
+    for r in names:
+        half = LETTER * len(_short(r["area"])) / 2
+        if all(
+            abs(r["longitude"] - k["longitude"]) * scale * pixels > half + other
+            or abs(r["latitude"] - k["latitude"]) * pixels > LINE
+            for k, other in kept
+        ):
+            kept.append((r, half))
+    return [r for r, _ in kept]
+
+
 def waterfall(rows: Rows, *, currency: str) -> Figure:
     """From the price level to the price: amounts of features by size, rows have label, amount and kind.
 
     ``kind`` is base, up, down or price.
     """
     colours = {"base": GREY, "up": VERMILION, "down": BLUE, "price": INK}
-    names = [r["label"] for r in rows]
     figure = _figure(
         [
             {
@@ -455,10 +503,11 @@ def waterfall(rows: Rows, *, currency: str) -> Figure:
                 "base": [r["start"] for r in rows],
                 "x": [r["amount"] for r in rows],
                 "y": list(range(len(rows))),
-                "customdata": names,
+                "customdata": [_plain(r["label"]) for r in rows],
                 "text": [f"{r['amount']:+,.0f}" if r["kind"] in {"up", "down"} else "" for r in rows],
                 "textposition": "auto",
                 "insidetextanchor": "middle",
+                "cliponaxis": False,
                 "marker": {"color": [colours[r["kind"]] for r in rows]},
                 "width": 0.5,
                 "hovertemplate": f"%{{customdata}} %{{text}} {currency}<extra></extra>",
@@ -472,13 +521,12 @@ def waterfall(rows: Rows, *, currency: str) -> Figure:
     # bars of whole prices would press the amounts flat if the axis began with 0
     low = max(0, min(ends) - 0.35 * span)
     figure["layout"]["annotations"] = [
-        _note(low, shorten(r["label"], LABEL, placeholder=" …"), y=i - 0.3, yref="y", anchor="left")
-        | {"font": {"size": 12, "color": INK}}
+        _note(low, _label(r["label"]), y=i - 0.3, yref="y", anchor="left") | {"font": {"size": 12, "color": INK}}
         for i, r in enumerate(rows)
     ]
     figure["layout"]["yaxis"] |= {"visible": False, "range": [len(rows) - 0.4, -0.9]}
     figure["layout"]["xaxis"] |= {
-        "range": [low, max(ends) + 0.08 * span],
+        "range": [low, max(ends) + 0.2 * span],
         "tickformat": "~s",
         "title": _title(currency),
     }

@@ -54,9 +54,9 @@ class Field:
     @property
     def label(self) -> str:
         words, unit = self.column.name.split("_"), self.column.unit
-        if unit and words[-1] == unit:
-            words = words[:-1] or words
-        return " ".join(words).capitalize() + (f", {unit}" if unit else "")
+        if len(words) > 1 and words[-1] == unit:
+            words = words[:-1]
+        return " ".join(words).capitalize() + (f", {unit}" if unit and unit not in words else "")
 
 
 def areas(snapshot: Snapshot) -> list[str]:

@@ -5,6 +5,7 @@ Pieces are plain HTML where Streamlit's own would be slower, wider or silent to 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from ml.words import MISSING, STATUS_WORDS, UNDATED, number
 #: Form, colour and word: no meaning hangs on colour alone.
 SIGNS = {"pass": "✓", "warn": "▲", "fail": "✕", "insufficient_data": "○"}
 
-#: Width of a select box in pixels: two fit on a phone, six beside each other on a screen.
-SELECT = 136
+#: Widths of a select box in pixels: two fit on a phone, six beside each other on a screen; names of places need more.
+SELECT, SELECT_PLACE = 136, 200
 
 #: Reading Plotly's script holds a browser up for more than a second, in which it paints nothing.
 HEAD_START_S = 0.3
@@ -118,6 +119,15 @@ class Column:
     """Numbers are set right and get so many digits; None is text, ``status`` is drawn with its sign."""
 
 
+def plain(text: str) -> str:
+    """Text of the data for a label or caption, which Streamlit reads as Markdown: an image would ask another host."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
+
+
+def homes(n: int) -> str:
+    return "1 home" if n == 1 else f"{n:,} homes"
+
+
 def head(title: str, about: str) -> None:
     st.title(title, anchor=False)
     st.html(f'<p class="h-about">{escape(about)}</p>')
@@ -160,7 +170,7 @@ def choose_one(label: str, key: str, options: Sequence[str], *, first: str) -> s
     """A select box whose value stands in the address; nothing is drawn where there is no choice."""
     if len(options) < 2:
         return first
-    _forget(key, options)
+    _forget(key, options, options)
     return st.selectbox(label, options, options.index(first), key=key, bind="query-params", width=SELECT)
 
 
@@ -172,21 +182,30 @@ def choose_some(
     all_of: str = "all",
     names: Mapping[Any, str] | None = None,
     tip: str | None = None,
+    width: int = SELECT,
 ) -> Any:
     """The same with a first option, ``all_of``, that stands for all of them and gives None."""
     choices = [None, *options]
-    _forget(key, choices)
 
     def named(option: Any) -> str:
         return all_of if option is None else names[option] if names else str(option)
 
-    return st.selectbox(label, choices, key=key, format_func=named, help=tip, bind="query-params", width=SELECT)
+    _forget(key, choices, [named(option) for option in choices])
+    return st.selectbox(label, choices, key=key, format_func=named, help=tip, bind="query-params", width=width)
 
 
-def _forget(key: str, options: Sequence[Any]) -> None:
-    """A value that is not offered any more (a street of another town) is let go of."""
-    if key in st.session_state and st.session_state[key] not in options:
-        del st.session_state[key]
+def _forget(key: str, options: Sequence[Any], words: Sequence[str]) -> None:
+    """A value that is not offered any more (a street of another town) is let go of; one of the address is told."""
+    if key in st.session_state:
+        if st.session_state[key] not in options:
+            del st.session_state[key]
+    elif (given := st.query_params.get(key)) and given not in words:
+        ignored(key, given)
+
+
+def ignored(key: str, given: str) -> None:
+    """Tell that a value of the address is none of those that can be chosen."""
+    st.caption(f"▲ {plain(f'{key}={given[:80]}')} of the address is not known here and ignored.")
 
 
 def chart(figure: Figure, *, key: str, alt: str) -> None:

@@ -148,6 +148,7 @@ SERVED_SERIES = f"""
 with {_SERVED},
 first_served as (
     select arg_min(model_version, month) as model_version, min(month) as month from served
+    where mdape_pct is not null
 ),
 baselines as (
     select month, model_version, mdape_pct, n from monitoring.accuracy_by_month
@@ -328,14 +329,31 @@ ORDERS = {
 }
 
 
+#: Digits of numbers in the table of predictions.
+ROUNDED = {"predicted_price": 0, "actual_price": 0, "lower_80": 0, "upper_80": 0, "pct_error": 1}
+
+
 def homes(filters: Filters, order: str, rows: int | None) -> str:
-    """Predictions with price, range and grade; ``rows`` None is all of them."""
+    """Predictions with price, range and grade, for a spreadsheet; the first ``rows``, rounded, are for the page."""
+    if rows is None:
+        replaced = ", ".join(f"{_harmless(name)} as {name}" for name in ("area", "locality", "model_version"))
+    else:
+        # a table on a page cuts decimals off; adding 0 makes -0 a 0
+        replaced = ", ".join(f"round({name}, {digits}) + 0 as {name}" for name, digits in ROUNDED.items())
     limit = f"limit {rows}" if rows else ""
     return f"""
-    select observation_id, month, area, locality, predicted_price, actual_price, pct_error, lower_80, upper_80, grade,
-        model_version
-    from {filters.scored} where {filters.everything} order by {ORDERS[order]} {limit}
+    with chosen as (
+        select observation_id, month, area, locality, predicted_price, actual_price, pct_error, lower_80, upper_80,
+            grade, model_version
+        from {filters.scored} where {filters.everything} order by {ORDERS[order]} {limit}
+    )
+    select * replace ({replaced}) from chosen order by {ORDERS[order]}
     """
+
+
+def _harmless(name: str) -> str:
+    """SQL of a text that a spreadsheet does not take for a formula."""
+    return f"case when regexp_matches({name}, '^[=+@\\t\\r-]') then chr(39) || {name} else {name} end"
 
 
 #: The split of a version that says most of it: what it was trained or evaluated on comes last.
@@ -430,7 +448,7 @@ def centres(filters: Filters) -> str:
     """Where the names of the largest areas stand."""
     return f"""
     select area, median(latitude) as latitude, median(longitude) as longitude, count(*) as n
-    from {filters.scored} where area is not null group by area order by n desc limit 16
+    from {filters.scored} where area is not null group by area order by n desc, area limit 40
     """
 
 
@@ -461,13 +479,13 @@ def files(state: str | None) -> str:
     from raw.files as f
     left join monitoring.reconciliation as r on f.file = r.file and f.batch = r.batch
     where {condition}
-    order by f.loaded_at desc, f.file
+    order by f.loaded_at desc, f.batch desc, f.file
     """
 
 
 QUARANTINED = """
 select file, reason, loaded_at, rows, report from raw.files where status = 'quarantined'
-order by loaded_at desc, file limit 30
+order by loaded_at desc, batch desc, file limit 30
 """
 
 VERSIONS = """

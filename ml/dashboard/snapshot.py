@@ -34,6 +34,15 @@ class SnapshotError(RuntimeError):
     """There is no snapshot, or it cannot be read; the message says which and what to type."""
 
 
+def unreadable(settings: Settings, error: Exception) -> str:
+    """What to say and what to type where DuckDB cannot read the file, or some block of it."""
+    reason = " ".join(str(error).split())[:300]
+    return (
+        f"{settings.published} cannot be read ({reason}). Write it anew: delete the file and run "
+        f"`housing run --dataset {settings.dataset}`"
+    )
+
+
 @dataclass
 class Snapshot:
     """One published file, open. Safe to ask from several threads; closed when nobody holds it any more."""
@@ -95,11 +104,7 @@ class Snapshot:
             ).fetchall()
         except (duckdb.Error, ValueError) as error:
             connection.close()
-            reason = " ".join(str(error).split())[:300]
-            raise SnapshotError(
-                f"{settings.published} cannot be read ({reason}). Write it anew: delete the file and run "
-                f"`housing run --dataset {settings.dataset}`"
-            ) from error
+            raise SnapshotError(unreadable(settings, error)) from error
         return cls(settings.dataset, fingerprint, published_at, dict(tables), connection)
 
     def has(self, table: str, *columns: str) -> bool:

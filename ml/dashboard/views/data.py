@@ -15,6 +15,7 @@ from ml.dashboard.page import (
     head,
     month_label,
     nothing,
+    plain,
     section,
     table,
     tiles,
@@ -69,7 +70,7 @@ def _quarantined(page: Page) -> None:
     if not files:
         nothing("No file is quarantined.", "A bad file appears here with a report that names its rows and columns.")
     for file in files:
-        with st.expander(f"{file['file']}: {file['reason']}"):
+        with st.expander(plain(f"{file['file']}: {file['reason']}")):
             st.caption(f"{time_label(file['loaded_at'])}, {number(file['rows'])} rows")
             st.code(_report(page, file), language=None, wrap_lines=True)
 

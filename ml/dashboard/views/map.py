@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ml.dashboard import charts, queries
-from ml.dashboard.page import Page, chart, head, nothing
+from ml.dashboard.page import Page, chart, head, homes, nothing
 from ml.dashboard.views import predictions
 
 #: What a dot's colour tells, by the words on the page.
@@ -48,5 +48,6 @@ def render(page: Page) -> None:
         currency=page.contract.currency,
     )
     chart(figure, key="map", alt=f"Map of the homes; colour is the {measure}, size the number of homes")
-    homes = sum(r["n"] for r in drawn)
-    st.caption(f"{homes:,} homes in {len(drawn):,} dots; a dot gathers its neighbourhood, and grows with its homes.")
+    dots = "1 dot" if len(drawn) == 1 else f"{len(drawn):,} dots"
+    drawn_homes = homes(sum(r["n"] for r in drawn))
+    st.caption(f"{drawn_homes} in {dots}; a dot gathers its neighbourhood, and grows with its homes.")

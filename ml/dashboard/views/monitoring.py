@@ -132,9 +132,8 @@ def _band(page: Page, metric: str) -> Row:
 
 
 def _drift(page: Page, version: str) -> None:
-    section(
-        "Drift of the inputs", "How far each month's features are from those the model learned from; ▲ warns, ✕ fails."
-    )
+    whose = "each month's features" if page.dated else "features of the scored homes"
+    section("Drift of the inputs", f"How far {whose} are from those the model learned from; ▲ warns, ✕ fails.")
     known = {name: c for name, c in DRIFTS.items() if page.snapshot.has("monitoring.feature_drift", c)}
     if not known:
         nothing(
@@ -149,11 +148,13 @@ def _drift(page: Page, version: str) -> None:
         nothing("No month has been compared yet.", "Drift is measured for every month that is scored.")
         return
     labelled = [r | {"label": feature_label(page.contract, r["feature"])} for r in rows]
-    chart(charts.drift(labelled, measure=column), key="drift", alt="Heat map: drift by feature and month")
+    figure = charts.drift(labelled, measure=column, dated=page.dated)
+    chart(figure, key="drift", alt=f"Heat map: drift by feature{' and month' if page.dated else ''}")
     st.caption(_drift_in_words(page, rows))
     whole = page.snapshot.rows(queries.PREDICTION_DRIFT_NEWEST, version=version)
     if whole:
-        columns = [Column("status", "Verdict"), Column("name", "What is compared"), Column("month", "Month")]
+        columns = [Column("status", "Verdict"), Column("name", "What is compared")]
+        columns += [Column("month", "Month")] if page.dated else []
         columns += [Column("psi", "PSI", 3), Column("ks", "KS", 3), Column("wasserstein", "Wasserstein", 3)]
         columns += [Column("n", "n", 0)]
         table(

@@ -76,7 +76,7 @@ def _verdict(page: Page, checks: list[Row]) -> None:
     passed = of_model.count("pass")
     if failed:
         text = f"Failing: {', '.join(failed)}." + (f" Warning: {', '.join(warned)}." if warned else "")
-        banner("fail", "The model needs attention", f"{text} Monitoring shows since when, and where.")
+        banner("fail", "The model needs attention", f"{text} The checks below say since when; Monitoring shows where.")
     elif warned:
         banner("warn", "Good, with warnings", f"Outside its limits: {', '.join(warned)}. Nothing fails.")
     elif passed:

@@ -8,7 +8,18 @@ import io
 import streamlit as st
 
 from ml.dashboard import charts, queries
-from ml.dashboard.page import Page, chart, choose_one, choose_some, head, nothing, section, tiles
+from ml.dashboard.page import (
+    SELECT_PLACE,
+    Page,
+    chart,
+    choose_one,
+    choose_some,
+    head,
+    homes,
+    nothing,
+    section,
+    tiles,
+)
 from ml.dashboard.queries import Filters
 from ml.words import MISSING, number
 
@@ -22,7 +33,8 @@ def render(page: Page) -> None:
     filters = choose(page)
     if filters is None:
         return
-    _figures(page, filters)
+    if not _figures(page, filters):
+        return
     left, right = st.columns(2) if page.dated else (None, st.container())
     if left:
         with left:
@@ -52,11 +64,11 @@ def choose(page: Page) -> Filters | None:
                 "Month", "month", MONTHS, all_of="all months", names=dict(enumerate(calendar.month_name))
             )
         areas = [r["area"] for r in ask(queries.areas(scored))]
-        area = choose_some(_words(page.contract.area), "area", areas)
+        area = choose_some(_words(page.contract.area), "area", areas, width=SELECT_PLACE)
         localities = [r["locality"] for r in ask(queries.localities(scored), area=area)]
         locality = None
         if page.contract.locality != page.contract.area:
-            locality = choose_some(_words(page.contract.locality), "locality", localities)
+            locality = choose_some(_words(page.contract.locality), "locality", localities, width=SELECT_PLACE)
         grades = [r["grade"] for r in ask(queries.grades(scored))]
         grade = choose_some("Grade", "grade", grades, tip="How sure the model is: A (surest) to D.")
     return Filters(scored, year, month, area, locality, grade)
@@ -70,11 +82,12 @@ def _words(column: str) -> str:
     return column.replace("_", " ").capitalize()
 
 
-def _figures(page: Page, filters: Filters) -> None:
+def _figures(page: Page, filters: Filters) -> bool:
+    """Whether any home was chosen."""
     e = page.snapshot.rows(queries.figures(filters), **filters.parameters)[0]
     if not e["scored"]:
         nothing("No prediction matches these filters.", "Choose a wider period or place.")
-        return
+        return False
     known = f"{number(e['n'])} with a known, valid price"
     percent = {k: MISSING if e[k] is None else f"{number(e[k], 2)} %" for k in ("mape_pct", "mdape_pct")}
     tiles(
@@ -91,6 +104,7 @@ def _figures(page: Page, filters: Filters) -> None:
             ),
         ]
     )
+    return True
 
 
 def _trend(page: Page, filters: Filters) -> None:
@@ -104,13 +118,13 @@ def _trend(page: Page, filters: Filters) -> None:
 
 
 def _dots(page: Page, filters: Filters) -> None:
-    homes = page.snapshot.ask(queries.sample(filters, DOTS), **filters.parameters)
-    drawn = f"{DOTS:,} of them, drawn by a hash" if homes.num_rows == DOTS else f"{homes.num_rows:,} homes"
+    sample = page.snapshot.ask(queries.sample(filters, DOTS), **filters.parameters)
+    drawn = f"{DOTS:,} of them, drawn by a hash" if sample.num_rows == DOTS else homes(sample.num_rows)
     section("Predicted against paid", f"{drawn}; above the line: too high.")
-    if not homes.num_rows:
+    if not sample.num_rows:
         nothing("No price is known here yet.", "It appears when actual prices land.")
         return
-    figure = charts.predicted_against_paid(homes, currency=page.contract.currency)
+    figure = charts.predicted_against_paid(sample, currency=page.contract.currency)
     chart(figure, key="dots", alt="Scatter plot: predicted price against price paid, one dot a home")
 
 
@@ -137,7 +151,7 @@ def _table(page: Page, filters: Filters) -> None:
             "observation_id": None,
             "month": st.column_config.DateColumn("Month", format="MMM YYYY") if page.dated else None,
             "area": _words(page.contract.area),
-            "locality": _words(page.contract.locality),
+            "locality": _words(page.contract.locality) if page.contract.locality != page.contract.area else None,
             "predicted_price": st.column_config.NumberColumn(f"Predicted, {currency}", format=price, step=1),
             "actual_price": st.column_config.NumberColumn(f"Paid, {currency}", format=price, step=1),
             "pct_error": st.column_config.NumberColumn("Error, %", format="%+.1f"),
@@ -146,6 +160,7 @@ def _table(page: Page, filters: Filters) -> None:
             "grade": "Grade",
             "model_version": "Model",
         },
+        placeholder=MISSING,
         alt="Predictions with price paid, error, range and grade",
     )
     if rows.num_rows == TABLE_ROWS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from typing import Any
 
@@ -11,7 +12,7 @@ from ml.contract import Column as ContractColumn
 from ml.contract import add_months
 from ml.dashboard import charts, form
 from ml.dashboard.form import Field
-from ml.dashboard.page import Column, Page, banner, chart, head, nothing, section, table, tiles
+from ml.dashboard.page import Column, Page, banner, chart, head, nothing, plain, section, table, tiles
 from ml.dashboard.snapshot import Row
 from ml.words import feature_label, number
 
@@ -36,6 +37,9 @@ def render(page: Page) -> None:
         except (RuntimeError, OSError, ValueError) as error:  # of registry, bundle, snapshot: each a sentence
             again = f"Type: housing train --force --dataset {page.contract.name}"
             banner("fail", "The champion cannot be loaded", f"{error}. {again}")
+            return
+        if faults := _faults(page, row):
+            banner("warn", "No price can be given", f"{'; '.join(faults)}.")
             return
         answers = engine.answer([row], "champion")
         _price(page, answers)
@@ -101,24 +105,35 @@ def _inputs(found: list[Field], here: str) -> Row:
 
 
 def _input(field: Field, key: str) -> Any:
-    c, tip = field.column, field.column.description or None
+    c, tip = field.column, plain(field.column.description) or None
     if field.options:
         place = field.options.index(field.default)
         return st.selectbox(field.label, field.options, place, key=key, help=tip, accept_new_options=not c.values)
     if c.type == "text":
         return st.text_input(field.label, field.default, key=key, help=tip)
-    low, high = (c.min, c.max) if c.outside == "reject" else (None, None)
+    # without limits: the browser would keep what was there before, and its price, for a number outside
     decimals = 0 if field.whole else 4 if c.unit == "degree" else 2
     return st.number_input(
         field.label,
-        min_value=None if low is None else float(low),
-        max_value=None if high is None else float(high),
         value=None if field.default is None else float(field.default),
         step=float(10**-decimals),
         format=f"%.{decimals}f",
         key=key,
         help=tip,
     )
+
+
+def _faults(page: Page, row: Row) -> list[str]:
+    """Why the API would refuse the row, a sentence for each value."""
+    from ml.serving.bodies import parse
+    from ml.serving.problems import ProblemError
+    from ml.serving.schemas import schemas
+
+    try:
+        parse(schemas(page.contract, max_rows=1), json.dumps(row).encode())
+    except ProblemError as error:
+        return [f"{_words(fault['field'])}: {fault['reason']}" for fault in error.errors]
+    return []
 
 
 def _price(page: Page, answers: Any) -> None:
@@ -135,8 +150,11 @@ def _price(page: Page, answers: Any) -> None:
             items.append(("Grade", ranges["grade"], "A is surest, D least"))
             items.append(("Uncertainty", f"± {number(ranges['forecast_std_pct'], 1)} %", "forecast standard deviation"))
         tiles(items)
+    # a value that is not used is missing to the model, but it was given
+    unused = {w["field"] for w in answers.warnings[0] if w["code"] != "missing_feature"}
     for warning in answers.warnings[0]:
-        st.caption(f"▲ {warning['field'].replace('_', ' ')}: {warning['message']}")
+        if warning["code"] != "missing_feature" or warning["field"] not in unused:
+            st.caption("▲ " + plain(f"{warning['field'].replace('_', ' ')}: {warning['message']}"))
 
 
 def _waterfall(page: Page, contributions: list[Row], price: float) -> None:
