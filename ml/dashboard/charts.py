@@ -29,7 +29,7 @@ BLUE, ORANGE, VERMILION, GREEN, SKY, PURPLE = "#0072B2", "#E69F00", "#D55E00", "
 CONFIG = {"displayModeBar": False, "responsive": True}
 
 #: Letters of a label that stands inside a chart: more would be cut at the edge of a phone.
-LABEL = 58
+LABEL = 62
 #: Pixels that a map on a phone has for its names, and those of a line and of a letter of them.
 PHONE, LINE, LETTER = 340, 16, 5.4
 
@@ -155,8 +155,8 @@ def _ticks(low: float, high: float) -> list[float]:
     found = [m * power for power in powers for m in (1, 2, 5) if low <= m * power <= high]
     if len(found) >= 4:
         return found
-    least = (high - low) / 5
-    step = next(m * 10.0 ** floor(log10(least)) for m in (1, 2, 5, 10) if m * 10.0 ** floor(log10(least)) >= least)
+    least = (high - low) / 6
+    step = next(size for m in (1, 2, 2.5, 5, 10) if (size := m * 10.0 ** floor(log10(least))) >= least)
     return [i * step for i in range(ceil(low / step), floor(high / step) + 1)]
 
 
@@ -166,7 +166,11 @@ def _plain(text: str) -> str:
 
 
 def _label(text: str, letters: int = LABEL) -> str:
-    return _plain(shorten(text, letters, placeholder=" …"))
+    """As much as fits of both ends: many names begin alike."""
+    if len(text) > letters:
+        end = text[-letters // 3 :].partition(" ")[2]
+        text = f"{shorten(text, letters - len(end) - 1, placeholder=' …')} {end}"
+    return _plain(text)
 
 
 def _short(place: str) -> str:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
+
+import pyarrow as pa
 
 from ml.contract import Column, Contract, slug
 from ml.dashboard.queries import RANKS
 from ml.dashboard.snapshot import Row, Snapshot
 from ml.warehouse import quoted
+
+#: Features that the model reads from rows like those of a file.
+Read = Callable[[list[Row]], pa.Table]
 
 #: Homes that defaults are taken from are at most so old; older ones say little of today's.
 MONTHS_BACK = 24
@@ -81,7 +88,9 @@ def placed(contract: Contract, area: str | None, locality: str | None) -> Row:
     return {name: value for name, value in row.items() if name in asked}
 
 
-def fields(contract: Contract, snapshot: Snapshot, area: str | None, locality: str | None, when: date) -> list[Field]:
+def fields(
+    contract: Contract, snapshot: Snapshot, area: str | None, locality: str | None, when: date, *, read: Read
+) -> list[Field]:
     """Inputs besides date and place, those that move prices most first."""
     known = placed(contract, area, locality)
     asked = [
@@ -89,7 +98,8 @@ def fields(contract: Contract, snapshot: Snapshot, area: str | None, locality: s
         for c in contract.columns
         if c.source and c.role not in {"price", "leak"} and c.name not in {*known, contract.observed_on}
     ]
-    plausible = _plausible(contract, snapshot, asked, area, locality)
+    derived = [c for c in contract.columns if not c.source and snapshot.has("training.training_dataset", c.name)]
+    plausible = _plausible(contract, snapshot, [*asked, *derived], area, locality)
     ranks = {r["feature"]: r["rank"] for r in snapshot.rows(RANKS)}
     out = []
     for c in asked:
@@ -107,6 +117,12 @@ def fields(contract: Contract, snapshot: Snapshot, area: str | None, locality: s
             continue
         elif c.required or _example(c):
             out.append(Field(c, _guess(c, when), whole=True, weight=weight))
+    row = known | {f.column.name: f.default for f in out if f.default not in (None, "")}
+    usual = {c.name: plausible[c.name] for c in derived if plausible.get(c.name) is not None}
+    row |= keys(contract, row)
+    for i, f in enumerate(out):
+        if not f.options and (example := _example(f.column)):
+            out[i] = replace(f, default=_fitting(f.column, example, row, usual, read))
     return sorted(out, key=lambda f: f.weight)
 
 
@@ -166,6 +182,31 @@ def _example(c: Column) -> str | None:
     """The example that the column's description names: ``Range of storeys such as 10 TO 12``."""
     _, found, example = c.description.partition("such as ")
     return example.strip() if found and c.type == "text" else None
+
+
+def _fitting(c: Column, example: str, row: Row, usual: Row, read: Read) -> str:
+    """The example with all or the first of its numbers moved, so that what is read from it comes nearest to usual.
+
+    Only moves by which the value changes as much make sense: not ``10 TO 40``, nor months of a year beyond twelve.
+    """
+    moves = [(by, count) for count in (0, 1) for by in range(-99, 100)]
+    texts = [_moved(example, by, count) for by, count in moves]
+    found = read([row | {c.name: text} for text in [example, *texts]])
+    best, least = example, float("inf")
+    for name in usual.keys() & {*found.column_names}:
+        first, *values = found[name].to_pylist()
+        if first is None or len({*values}) == 1:  # it is not read from this text
+            continue
+        for (by, _), text, value in zip(moves, texts, values, strict=True):
+            is_whole_move = value is not None and abs(value - first - by) < 1e-6
+            if is_whole_move and abs(value - usual[name]) < least:
+                best, least = text, abs(value - usual[name])
+    return best
+
+
+def _moved(text: str, by: int, count: int) -> str:
+    """Its first ``count`` numbers, all for 0, greater by so much and written as wide."""
+    return re.sub(r"\d+", lambda m: f"{max(int(m[0]) + by, 0):0{len(m[0])}d}", text, count=count)
 
 
 def _guess(c: Column, when: date) -> Any:

@@ -121,7 +121,9 @@ class Column:
 
 def plain(text: str) -> str:
     """Text of the data for a label or caption, which Streamlit reads as Markdown: an image would ask another host."""
-    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))
+    # addresses are made links even without markup, but not around a character without width
+    linkless = re.sub(r"(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)", "\u2060", " ".join(text.split()))
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", linkless)
 
 
 def homes(n: int) -> str:

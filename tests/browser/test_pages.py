@@ -20,6 +20,8 @@ from ml.contract import Contract, load
 from ml.dashboard import form
 from ml.dashboard.snapshot import Snapshot
 from ml.registry import champion, load_bundle
+from ml.serving.engine import Engine
+from ml.serving.snapshot import Snapshot as ServedSnapshot
 from ml.words import number
 from tests.browser.driver import Dashboard, Visit
 
@@ -231,18 +233,24 @@ def test_the_model_page_names_run_and_data_of_the_champion(visit: Visit, dashboa
 
 def test_what_if_says_what_the_bundle_says_and_its_steps_lead_to_the_price(visit: Visit, dashboard: Dashboard) -> None:
     contract, snapshot = load(dashboard.settings.dataset), Snapshot.open(dashboard.settings)
-    area = form.areas(snapshot)[0]
-    locality = form.localities(snapshot, area)[0]
-    when = form.newest_date(snapshot)
-    row = form.placed(contract, area, locality)
-    row |= {f.column.name: f.default for f in form.fields(contract, snapshot, area, locality, when)}
-    row |= {c.name: f"{when:{c.format}}" for c in contract.columns if c.name == contract.observed_on}
-    row |= form.keys(contract, row)
-    raw = pa.table({h: [None if row.get(c.name) is None else str(row[c.name])] for h, c in contract.sources.items()})
     with duckdb.connect(str(dashboard.settings.published), read_only=True) as connection:
         version = champion(connection)
     assert version
-    answer = load_bundle(dashboard.settings, version).predict(raw)
+    bundle = load_bundle(dashboard.settings, version)
+    engine = Engine(contract, ServedSnapshot(dashboard.settings), version, bundle)
+    area = form.areas(snapshot)[0]
+    locality = form.localities(snapshot, area)[0]
+    when = form.newest_date(snapshot)
+    asked = form.fields(
+        contract, snapshot, area, locality, when, read=lambda rows: engine.answer(rows, "champion").features
+    )
+    engine.snapshot.close()
+    row = form.placed(contract, area, locality)
+    row |= {f.column.name: f.default for f in asked}
+    row |= {c.name: f"{when:{c.format}}" for c in contract.columns if c.name == contract.observed_on}
+    row |= form.keys(contract, row)
+    raw = pa.table({h: [None if row.get(c.name) is None else str(row[c.name])] for h, c in contract.sources.items()})
+    answer = bundle.predict(raw)
     assert answer["reasons"][0].as_py() == []
     visit.open("what-if")
     visit.page.wait_for_selector(".h-tile", timeout=60_000)

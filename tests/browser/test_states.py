@@ -47,6 +47,11 @@ def overview() -> str:
 
 def shown(settings: Settings, name: str) -> str:
     """All text of another page."""
+    return text(app_of(settings, name))
+
+
+def app_of(settings: Settings, name: str) -> AppTest:
+    """Another page, run."""
 
     def script(home: str, dataset: str, name: str) -> None:
         from importlib import import_module
@@ -64,7 +69,7 @@ def shown(settings: Settings, name: str) -> str:
         import_module(f"ml.dashboard.views.{name}").render(page)
 
     given = {"home": str(settings.home), "dataset": settings.dataset, "name": name}
-    return text(AppTest.from_function(script, default_timeout=60, kwargs=given).run())
+    return AppTest.from_function(script, default_timeout=60, kwargs=given).run()
 
 
 def text(app: AppTest) -> str:
@@ -242,16 +247,61 @@ def test_text_of_data_is_never_markup(changed: Publish) -> None:
     assert "<script>" not in words and "&lt;script&gt;" in words
 
 
+def test_names_of_landed_files_are_never_markup(changed: Publish) -> None:
+    settings = changed(
+        """
+        update raw.files set file = '![t](http://example.org/t.png) :red[x] $y$', status = 'quarantined', reason = '*r*'
+        """
+    )
+    labels = {expander.label for expander in app_of(settings, "data").expander}
+    # a word joiner keeps the address from being a link
+    assert labels == {"\\!\\[t\\]\\(http\\:\u2060\\/\\/example\\.org\\/t\\.png\\) \\:red\\[x\\] \\$y\\$\\: \\*r\\*"}
+
+
+def test_damage_that_opening_does_not_meet_is_told_with_what_to_do(changed: Publish) -> None:
+    settings = changed("checkpoint")
+    with duckdb.connect(str(settings.published), read_only=True) as connection:
+        blocks = connection.execute(
+            "select distinct block_id from pragma_storage_info('training.model_versions') where block_id >= 0"
+        ).fetchall()
+    with settings.published.open("r+b") as file:
+        for (block,) in blocks:
+            # three headers of 4 KiB, then blocks of 256 KiB
+            file.seek(3 * 4096 + block * 262_144 + 64)
+            file.write(b"damage" * 1000)
+    Snapshot.open(settings)
+    words = overview()
+    assert "No snapshot to show" in words and "Write it anew" in words
+
+
+def test_a_choice_without_homes_says_so_and_draws_nothing(changed: Publish) -> None:
+    app = app_of(changed("delete from predictions.predictions where month = '2022-06-01'"), "predictions")
+    assert app.dataframe
+    app.selectbox(key="year").select(2022)
+    app.selectbox(key="month").select(6).run()
+    assert "No prediction matches these filters." in text(app)
+    assert "No price is known here yet." not in text(app) and not app.dataframe
+
+
+def test_a_value_of_the_address_that_is_not_known_is_told(changed: Publish) -> None:
+    changed()
+    changed(dataset="house_data")
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    app.query_params["dataset"] = "nowhere"
+    assert "dataset\\=nowhere of the address is not known here" in text(app.run())
+    app = AppTest.from_file(str(APP), default_timeout=60)
+    app.query_params["dataset"] = "house_data"
+    words = text(app.run())
+    assert "Teaching file of houses: is the model" in words and "not known here" not in words
+
+
 def test_the_dataset_can_be_switched_where_several_are_published(changed: Publish) -> None:
     changed()
     app = AppTest.from_file(str(APP), default_timeout=60).run()
     assert not app.selectbox
     changed(dataset="house_data")
     app = AppTest.from_file(str(APP), default_timeout=60).run()
-    assert list(app.selectbox(key="dataset").options) == [
-        "Teaching file of houses",
-        "HouseTS, 30 US metros, zip code by month",
-    ]
+    assert list(app.selectbox(key="dataset").options) == ["house_data", "housets"]
     assert "HouseTS" in text(app)
     app.selectbox(key="dataset").select("house_data").run()
     assert "Teaching file of houses: is the model" in text(app)

@@ -22,7 +22,7 @@ from ml.dashboard.page import (
     time_label,
 )
 from ml.dashboard.snapshot import Row
-from ml.words import number
+from ml.words import MISSING, number
 
 STATES = ["all files", "quarantined", "with rejected rows"]
 
@@ -107,5 +107,6 @@ def _files(page: Page) -> None:
             "megabytes": count("MB", format="%.1f"),
             "batch": count("Load"),
         },
+        placeholder=MISSING,
         alt="Landed files with their rows",
     )

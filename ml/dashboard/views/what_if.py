@@ -27,17 +27,17 @@ def render(page: Page) -> None:
     if page.champion is None:
         nothing("There is no champion to ask.", f"Type: housing train --dataset {page.contract.name}")
         return
+    try:
+        with st.spinner("Loading the model"):
+            engine, explainer = _loaded(page.settings.dataset, page.snapshot.fingerprint, page)
+    except (RuntimeError, OSError, ValueError) as error:  # of registry, bundle, snapshot: each a sentence
+        again = f"Type: housing train --force --dataset {page.contract.name}"
+        banner("fail", "The champion cannot be loaded", f"{error}. {again}")
+        return
     left, right = st.columns([5, 7], gap="large")
     with left:
-        row = _form(page)
+        row = _form(page, lambda rows: engine.answer(rows, "champion").features)
     with right:
-        try:
-            with st.spinner("Loading the model"):
-                engine, explainer = _loaded(page.settings.dataset, page.snapshot.fingerprint, page)
-        except (RuntimeError, OSError, ValueError) as error:  # of registry, bundle, snapshot: each a sentence
-            again = f"Type: housing train --force --dataset {page.contract.name}"
-            banner("fail", "The champion cannot be loaded", f"{error}. {again}")
-            return
         if faults := _faults(page, row):
             banner("warn", "No price can be given", f"{'; '.join(faults)}.")
             return
@@ -69,7 +69,7 @@ def _loaded(dataset: str, fingerprint: str, _page: Page) -> tuple[Any, Any]:
     return engine, Explainer(engine, _page.settings.threads)
 
 
-def _form(page: Page) -> Row:
+def _form(page: Page, read: form.Read) -> Row:
     """The inputs; returns a row by the contract's column names."""
     contract, snapshot = page.contract, page.snapshot
     when = form.newest_date(snapshot) if page.dated else date.today()
@@ -85,7 +85,7 @@ def _form(page: Page) -> Row:
         chosen = st.date_input("Month", when, min_value=first, max_value=last, key="what date")
         row[observed.name] = _day(observed, chosen)
     known = form.placed(contract, area, locality)
-    found = form.fields(contract, snapshot, area, locality, when)
+    found = form.fields(contract, snapshot, area, locality, when, read=read)
     # a new place has other plausible values: its inputs are others, too
     here = f"{area} {locality}"
     row |= known | _inputs(found[:SHOWN], here)

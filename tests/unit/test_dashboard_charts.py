@@ -1,0 +1,185 @@
+"""Figures, tables and inputs of the dashboard: whole on every span and screen, and never more than text."""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import date
+from math import log10
+from types import SimpleNamespace
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from ml.contract import load
+from ml.dashboard import charts, form, queries
+from ml.dashboard.page import plain
+from ml.dashboard.queries import Filters
+from ml.dashboard.views import what_if
+
+MARKUP = '<a href="http://example.org">x</a> & y'
+
+
+def scatter(*prices: float, place: str = "here") -> dict[str, Any]:
+    homes = pa.table({"actual_price": prices, "predicted_price": prices, "place": [place] * len(prices)})
+    return charts.predicted_against_paid(homes, currency="USD")
+
+
+# Plotly's own logarithmic ticks leave the axis without a number where the span is below a decade
+@pytest.mark.parametrize(
+    "prices", [(650_000.0,), (650_000.0, 652_000.0), (300_000.0, 700_000.0), (9e4, 3e6), (0.5, 5e8)]
+)
+def test_both_axes_of_the_scatter_have_numbers_on_every_span(prices: tuple[float, ...]) -> None:
+    layout = scatter(*prices)["layout"]
+    for axis in (layout["xaxis"], layout["yaxis"]):
+        low, high = axis["range"]
+        assert low < log10(min(prices)) and high > log10(max(prices))
+        assert 3 <= len([t for t in axis["tickvals"] if low <= log10(t) <= high]) == len(axis["tickvals"]) < 40
+
+
+def test_names_of_the_data_are_no_markup_in_any_figure() -> None:
+    home = {"longitude": 1.0, "latitude": 1.0, "area": MARKUP, "n": 1, "predicted_price": 1.0, "pct_error": 1.0}
+    home |= {"mdape_pct": 1.0}
+    month = {"label": MARKUP, "month": date(2024, 1, 1), "value": 1.0, "n": 1, "status": "pass"}
+    step = {"label": MARKUP, "start": 0.0, "amount": 1.0, "kind": "up"}
+    figures = [
+        charts.places([home], [home], measure="pct_error", currency="USD"),
+        charts.importance([{"label": MARKUP, "share_pct": 1.0}]),
+        charts.drift([month], measure="psi"),
+        charts.waterfall([step], currency="USD"),
+        charts.accuracy_over_time([], moves=[{"month": date(2024, 1, 1), "text": MARKUP}]),
+    ]
+    dots = scatter(1.0, place=MARKUP)["data"][0]["text"].tolist()
+    for words in [json.dumps(f, default=str) for f in figures] + [json.dumps(dots)]:
+        assert "<a" not in words.lower() and "&lt;a" in words.lower() and "&amp; y" in words.lower()
+
+
+def test_text_of_data_in_a_label_is_no_markdown() -> None:
+    assert plain("![t](x) *b* :red[c]\n# $d$") == r"\!\[t\]\(x\) \*b\* \:red\[c\] \# \$d\$"
+    # addresses are made links without any markup
+    assert not re.search(
+        r"://|www\\?\.|@\w", plain("http://example.org www.example.org a@example.org").replace("\\/", "/")
+    )
+
+
+def test_a_waterfall_leaves_room_for_the_amount_beside_the_last_bar() -> None:
+    rows = [
+        {"label": "usual", "start": 0.0, "amount": 500.0, "kind": "base"},
+        {"label": "step", "start": 500.0, "amount": 100.0, "kind": "up"},
+        {"label": "price", "start": 0.0, "amount": 600.0, "kind": "price"},
+    ]
+    figure = charts.waterfall(rows, currency="USD")
+    assert figure["layout"]["xaxis"]["range"][1] >= 600 + 0.2 * 100
+    assert figure["data"][0]["cliponaxis"] is False
+
+
+def test_a_name_on_the_map_that_would_hide_a_larger_one_is_left_out() -> None:
+    def place(area: str, longitude: float, latitude: float) -> dict[str, Any]:
+        return {"area": area, "longitude": longitude, "latitude": latitude, "n": 1, "predicted_price": 1.0,
+                "pct_error": 1.0, "mdape_pct": 1.0}  # fmt: skip
+
+    names = [place("LARGE", 0.5, 0.0), place("BESIDE", 0.52, 0.001), place("ABOVE", 0.5, 0.2), place("FAR", 0.0, 0.0)]
+    figure = charts.places([*names, place("END", 1.0, 0.0)], names, measure="pct_error", currency="USD")
+    assert [a["text"] for a in figure["layout"]["annotations"]] == ["Large", "Above", "Far"]
+
+
+def test_long_labels_that_begin_alike_are_told_apart_on_a_phone() -> None:
+    name = "past price: street name + lease commence year + flat type + floor area, {} months"
+    rows = [
+        {"label": name.format(n), "month": date(2024, 1, 1), "value": 1.0, "n": 1, "status": "pass"} for n in (12, 24)
+    ]
+    shown = [a["text"] for a in charts.drift(rows, measure="psi")["layout"]["annotations"]]
+    assert len(set(shown)) == 2 and all(len(text) <= charts.LABEL for text in shown)
+
+
+def test_drift_without_dates_shows_no_month() -> None:
+    row = {"label": "sqft", "month": date(1970, 1, 1), "value": 1.0, "n": 9, "status": "warn"}
+    figure = charts.drift([row], measure="psi", dated=False)
+    assert figure["layout"]["xaxis"]["visible"] is False and "1970" not in json.dumps(figure, default=str)
+    assert "%b" not in figure["data"][0]["hovertemplate"]
+
+
+@pytest.fixture
+def scored() -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(
+        """
+        create table scored as select * from (values
+            ('a', date '2024-01-01', '=cmd()', '-1 St', 737747.67, 737747.71, -0.001, 1.5, 2.5, 'A', 'v1'),
+            ('b', date '2024-01-01', 'Plain', E'\\tTab', 10.5, null, null, null, null, null, 'v1')
+        ) as t (observation_id, month, area, locality, predicted_price, actual_price, pct_error, lower_80, upper_80,
+            grade, model_version)
+        """
+    )
+    return connection
+
+
+def test_texts_of_the_download_are_no_formulas_and_numbers_are_whole(scored: duckdb.DuckDBPyConnection) -> None:
+    rows = scored.execute(queries.homes(Filters("scored"), "newest", None)).fetchall()
+    assert [row[2:4] for row in rows] == [("'=cmd()", "'-1 St"), ("Plain", "'\tTab")]
+    assert [float(row[4]) for row in rows] == [737747.67, 10.5] and float(rows[0][6]) == -0.001
+
+
+def test_numbers_of_the_table_are_rounded_and_never_minus_zero(scored: duckdb.DuckDBPyConnection) -> None:
+    first, _ = scored.execute(queries.homes(Filters("scored"), "newest", 10)).fetchall()
+    assert first[2] == "=cmd()" and float(first[4]) == 737748 and f"{float(first[6]):+.1f}" == "+0.0"
+
+
+def test_the_evaluation_window_ends_where_the_first_served_price_is_known() -> None:
+    connection = duckdb.connect()
+    connection.execute(
+        """
+        create schema monitoring; create schema training;
+        create table training.model_versions as
+            select 'v1' as model_version, 'champion' as status, timestamp '2024-01-01' as created_at;
+        create table monitoring.served_months as select 'v1' as model_version, month, n, mdape_pct from (values
+            (date '2020-01-01', 0, null), (date '2023-01-01', 9, 5.0)) as t (month, n, mdape_pct);
+        create table monitoring.accuracy_by_month as
+            select 'v1' as model_version, 'model' as kind, 'valid' as population, 'eval' as split, 9 as n,
+                date '2022-06-01' as month, 4.0 as mdape_pct
+        """
+    )
+    found = connection.execute(f"select month, split from ({queries.SERVED_SERIES}) where series = 'model'").fetchall()
+    assert sorted(found) == [(date(2022, 6, 1), "eval"), (date(2023, 1, 1), "served")]
+
+
+def test_a_label_names_its_unit_once() -> None:
+    columns = {c.name: c for name in ("house_data", "hdb") for c in load(name).columns}
+    labels = {name: form.Field(columns[name], None).label for name in ("sqft", "year_built", "floor_area_sqm")}
+    assert labels == {"sqft": "Sqft", "year_built": "Year built", "floor_area_sqm": "Floor area, sqm"}
+
+
+@pytest.mark.parametrize(
+    ("name", "usual", "text"),
+    [("remaining_lease_text", 86.2, "86 years 04 months"), ("storey_range", 5.0, "04 TO 06"),
+     ("storey_range", 11.0, "10 TO 12")],
+)  # fmt: skip
+def test_a_text_is_proposed_from_which_the_usual_number_is_read(name: str, usual: float, text: str) -> None:
+    column = next(c for c in load("hdb").columns if c.name == name)
+
+    def read(rows: list[dict[str, Any]]) -> pa.Table:
+        numbers = [[int(n) for n in re.findall(r"\d+", row[name])] for row in rows]
+        values = [a + b / 12 if name == "remaining_lease_text" else (a + b) / 2 for a, b in numbers]
+        return pa.table({"read": values, "other": [1.0] * len(rows)})
+
+    example = form._example(column)
+    assert example
+    assert form._fitting(column, example, {}, {"read": usual, "other": 1.0, "unknown": 2.0}, read) == text
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({}, None),
+        ({"bedrooms": -3.0}, "Bedrooms: "),
+        ({"year_built": 1e300}, "Year built: "),
+        ({"sqft": 5.0}, "Sqft: "),
+    ],
+)
+def test_what_if_refuses_what_the_api_refuses(given: dict[str, float], fault: str | None) -> None:
+    page: Any = SimpleNamespace(contract=load("house_data"))
+    row = {"location": "Rural", "sqft": 1000.0, "bedrooms": 2.0, "bathrooms": 1.0, "year_built": 1990.0}
+    found = what_if._faults(page, row | {"condition": "Good"} | given)
+    assert [f[: len(fault)] for f in found] == [fault] if fault else found == []
