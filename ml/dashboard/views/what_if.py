@@ -36,7 +36,7 @@ def render(page: Page) -> None:
         return
     left, right = st.columns([5, 7], gap="large")
     with left:
-        row = _form(page, lambda rows: engine.answer(rows, "champion").features)
+        row = _form(page, engine)
     with right:
         if faults := _faults(page, row):
             banner("warn", "No price can be given", f"{'; '.join(faults)}.")
@@ -69,7 +69,22 @@ def _loaded(dataset: str, fingerprint: str, _page: Page) -> tuple[Any, Any]:
     return engine, Explainer(engine, _page.settings.threads)
 
 
-def _form(page: Page, read: form.Read) -> Row:
+@st.cache_resource(max_entries=200, show_spinner=False)
+def _fields(
+    fingerprint: str, area: str | None, locality: str | None, when: date, _page: Page, _engine: Any
+) -> list[Field]:
+    """Inputs of a place, kept: what is usual there is looked up, and its texts are tried out on the engine."""
+    return form.fields(
+        _page.contract,
+        _page.snapshot,
+        area,
+        locality,
+        when,
+        read=lambda rows: _engine.answer(rows, "champion").features,
+    )
+
+
+def _form(page: Page, engine: Any) -> Row:
     """The inputs; returns a row by the contract's column names."""
     contract, snapshot = page.contract, page.snapshot
     when = form.newest_date(snapshot) if page.dated else date.today()
@@ -85,7 +100,7 @@ def _form(page: Page, read: form.Read) -> Row:
         chosen = st.date_input("Month", when, min_value=first, max_value=last, key="what date")
         row[observed.name] = _day(observed, chosen)
     known = form.placed(contract, area, locality)
-    found = form.fields(contract, snapshot, area, locality, when, read=read)
+    found = _fields(snapshot.fingerprint, area, locality, when, page, engine)
     # a new place has other plausible values: its inputs are others, too
     here = f"{area} {locality}"
     row |= known | _inputs(found[:SHOWN], here)
