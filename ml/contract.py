@@ -8,12 +8,15 @@ staging model, so that dbt (Jinja) and Python read the same text. What a contrac
 from __future__ import annotations
 
 import datetime as dt
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from ml.refusals import Place, place_in, refusals
+from ml.reserved import LOADING, RESERVED_WORDS, STEPS, SUFFIXES, TAKEN
 from ml.settings import PROJECT_ROOT
 
 STAGING = PROJECT_ROOT / "warehouse" / "models" / "staging"
@@ -23,24 +26,8 @@ Month = Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-#: Columns that the models make beside a dataset's own. Its price alone may be called what it is.
-TAKEN = frozenset({
-    "area", "built_through_batch", "encoding_month", "error_keys", "history_n", "is_price_valid", "labels",
-    "last_year_price", "locality", "log_size", "month", "month_of_year", "observation_id", "observed_on",
-    "parse_labels", "persistence_price", "price", "price_level", "price_reasons", "reasons", "split", "target",
-    "target_offset",
-})  # fmt: skip
-
-#: Words of SQL that cannot name a column: those that ``duckdb_keywords()`` calls reserved.
-RESERVED_WORDS = frozenset({
-    "all", "analyse", "analyze", "and", "any", "array", "as", "asc", "asymmetric", "both", "case", "cast", "check",
-    "collate", "column", "constraint", "create", "default", "deferrable", "desc", "describe", "distinct", "do",
-    "else", "end", "except", "false", "fetch", "for", "foreign", "from", "group", "having", "in", "initially",
-    "intersect", "into", "lambda", "lateral", "leading", "limit", "not", "null", "offset", "on", "only", "or",
-    "order", "pivot", "pivot_longer", "pivot_wider", "placing", "primary", "qualify", "references", "returning",
-    "select", "show", "some", "summarize", "symmetric", "table", "then", "to", "trailing", "true", "union",
-    "unique", "unpivot", "using", "variadic", "when", "where", "window", "with",
-})  # fmt: skip
+#: Directives of a date's format that the warehouse and the API both read.
+DIRECTIVES = frozenset("aAbBdfHIjmMpSyYzZ%")
 
 
 class ContractError(ValueError):
@@ -49,6 +36,14 @@ class ContractError(ValueError):
 
 class _Block(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_fields(cls, given: Any) -> Any:
+        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
+        if unknown:
+            raise ValueError(f"there is no field {unknown[0]!r}; known are: {', '.join(cls.model_fields)}")
+        return given
 
 
 class Column(_Block):
@@ -73,17 +68,73 @@ class Column(_Block):
     unit: str | None = None
     description: str = ""
 
+    @field_validator("outside", mode="before")
+    @classmethod
+    def _null_is_a_word(cls, given: Any) -> Any:
+        return "null" if given is None else given  # YAML reads a bare null as nothing
+
+    @field_validator("missing", "values", mode="before")
+    @classmethod
+    def _no_booleans(cls, given: Any) -> Any:
+        if isinstance(given, list) and any(isinstance(value, bool) for value in given):
+            raise ValueError("YAML reads yes, no, on, off, true and false as booleans; write the text in quotes: 'no'")
+        return given
+
+    @field_validator("source")
+    @classmethod
+    def _header(cls, source: str | None) -> str | None:
+        if source is not None and (not source or source != source.strip()):
+            raise ValueError(
+                f"{source!r} is no header; write it without blanks around it, or leave the line out for a column that "
+                "the staging model derives"
+            )
+        if source is not None and source.casefold() in LOADING:
+            raise ValueError(f"{source!r} is a column that loading fills itself; rename it in the file")
+        return source
+
+    @field_validator("format")
+    @classmethod
+    def _readable_date(cls, written: str | None) -> str | None:
+        if written is None:
+            return written
+        example = "write for example '%d/%m/%Y' for 31/12/2023"
+        if "'" in written:
+            raise ValueError(f"{written!r} holds a quotation mark, which no date does; {example}")
+        directives = re.findall("%(.?)", written)
+        if unknown := [f"%{d}" for d in directives if d not in DIRECTIVES]:
+            known = ", ".join(f"%{d}" for d in sorted(DIRECTIVES))
+            raise ValueError(f"{written!r} holds {unknown[0]!r}, which is none of {known}; {example}")
+        if not {"Y", "y"} & {*directives} or not {"m", "b", "B", "j"} & {*directives}:
+            raise ValueError(f"{written!r} does not tell year and month; {example}")
+        return written
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.encode and not self.values:
-            raise ValueError(f"column {self.name}: encode={self.encode} needs values")
+            raise ValueError(f"encode={self.encode} needs values")
         if self.encode and self.type != "text":
-            raise ValueError(f"column {self.name}: encode is for type text, not {self.type}")
+            raise ValueError(f"encode is for type text, not {self.type}")
+        if repeated := _repeated(self.values):
+            raise ValueError(f"values: {repeated[0]!r} stands there twice; name each value once")
         if self.type == "date" and not self.format and self.source:
-            raise ValueError(f"column {self.name}: a date needs a format, for example '%Y-%m-%d'")
+            raise ValueError("a date needs a format, for example '%Y-%m-%d'")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}, so no value would be left; correct one")
+        if self.role == "price" and self.type != "number":
+            raise ValueError(f"a price is of type number, not {self.type}; correct type or role")
+        if self.role == "price" and self.source is None:
+            raise ValueError(
+                "a price needs a source, because prices that become known later are landed under its header; let the "
+                "file bring it ready, as a number with a point"
+            )
         if self.role == "leak" and not self.description:
-            raise ValueError(f"column {self.name}: say in description why a leak is excluded")
+            raise ValueError("say in description why a leak is excluded")
         return self
+
+    @property
+    def is_never_null(self) -> bool:
+        """Rows without this value are rejected, however it was lost."""
+        return self.required and (self.outside == "reject" or (self.min is None and self.max is None))
 
 
 class Encoding(_Block):
@@ -112,7 +163,9 @@ class Encoding(_Block):
 
     @model_validator(mode="after")
     def _strictly_earlier(self) -> Self:
-        _check_window(f"encoding {self.name}", self.months_back)
+        if self.name in RESERVED_WORDS | TAKEN | STEPS:
+            raise ValueError(f"{self.name!r} is a word of SQL or a name of the models' own; choose another, as all_12m")
+        _check_window(self.months_back)
         return self
 
     @property
@@ -136,7 +189,7 @@ class RecentErrors(_Block):
 
     @model_validator(mode="after")
     def _strictly_earlier(self) -> Self:
-        _check_window("recent_errors", self.months_back)
+        _check_window(self.months_back)
         return self
 
 
@@ -247,9 +300,21 @@ class Contract(_Block):
             raise ValueError(f"columns: repeated names {repeated}")
         if _repeated([e.name for e in self.encodings]):
             raise ValueError("encodings: repeated names")
+        sources = [c.source.casefold() for c in self.columns if c.source is not None]
+        if repeated := _repeated(sources):
+            twice = [c for c in self.columns if (c.source or "").casefold() == repeated[0]]
+            raise ValueError(
+                f"columns: {' and '.join(c.name for c in twice)} have the same source {twice[0].source!r}; keep one, "
+                "and derive the other in the staging model"
+            )
         taken = [n for n in names if n in RESERVED_WORDS or (n in TAKEN and n != self.price)]
         if taken:
             raise ValueError(f"columns: {taken[0]!r} is a word of SQL or a name of the models' own; choose another")
+        made = {f"{e.name}_{suffix}": e.name for e in self.encodings for suffix in SUFFIXES}
+        if double := sorted(made.keys() & {*names}):
+            raise ValueError(
+                f"columns: {double[0]!r} is also what the models make of the encoding {made[double[0]]}; rename one"
+            )
         if repeated := _repeated(self.features):
             raise ValueError(
                 f"columns: two features are called {repeated[0]}; values of one_hot need letters a-z or digits of "
@@ -267,20 +332,34 @@ class Contract(_Block):
                 if name not in allowed:
                     raise ValueError(f"{field}: {name!r} is not one of {', '.join(allowed) or '(none defined)'}")
 
-        known("key", self.key, names)
-        known("area", [self.area], names)
-        known("locality", [self.locality], names)
-        known("price", [self.price], [c.name for c in self.columns if c.role == "price"])
+        prices = [c.name for c in self.columns if c.role == "price"]
+        known("price", [self.price], prices)
+        if len(prices) > 1:
+            raise ValueError(
+                f"columns: {' and '.join(prices)} have the role price; keep one, and make the other a leak"
+            )
+        known("key", self.key, [name for name in names if name != self.price])
         if self.observed_on:
             known("observed_on", [self.observed_on], [c.name for c in self.columns if c.type == "date"])
         if self.size:
             known("size", [self.size], [c.name for c in self.columns if c.type == "number"])
         usable = [c.name for c in self.columns if c.role == "feature" and c.type == "number"]
         telling = {c.name for c in self.columns if c.role in {"price", "leak"}}
+        places = [name for name in names if name not in telling]
+        known("area", [self.area], places)
+        known("locality", [self.locality], places)
+        never_null = {c.name for c in self.columns if c.is_never_null}
         for encoding in self.encodings:
             # a key of the price itself would look its own row's price up
-            keys = [*(name for name in names if name not in telling), "area", "locality"]
-            known(f"encodings.{encoding.name}.keys", encoding.keys, keys)
+            known(f"encodings.{encoding.name}.keys", encoding.keys, [*places, "area", "locality"])
+            if len(encoding.keys) == 1:
+                (key,) = encoding.keys
+                name = {"area": self.area, "locality": self.locality}.get(key, key)
+                if name not in never_null:
+                    raise ValueError(
+                        f"encodings.{encoding.name}.keys: rows without {name} would have no key; give the column "
+                        "`required: true`, and `outside: reject` if it has bounds, or add a second key"
+                    )
             numbers = [name for name in encoding.keys if name in usable]
             known(f"encodings.{encoding.name}.bands", list(encoding.bands), numbers)
             compared = [encoding.differs_in] if encoding.differs_in else []
@@ -295,6 +374,10 @@ class Contract(_Block):
             known("recent_errors.groups.keys", group.keys, [*(set(names) - {self.price}), "area", "locality"])
         if self.recent_errors and not self.encodings:
             raise ValueError("recent_errors: the newest month is that of the encodings; there are none")
+        return self
+
+    @model_validator(mode="after")
+    def _dates(self) -> Self:
         if self.observed_on and not self.split.trained_through:
             raise ValueError("split.trained_through: a dataset with dates is split by time, for example '2021-12'")
         if not self.observed_on and (self.split.eval_share is None or self.split.holdout_share is None):
@@ -346,12 +429,12 @@ def _repeated(names: list[str]) -> list[str]:
     return sorted({name for name in names if names.count(name) > 1})
 
 
-def _check_window(whose: str, months_back: tuple[int, int]) -> None:
+def _check_window(months_back: tuple[int, int]) -> None:
     first, last = months_back
     if first < 1:
-        raise ValueError(f"{whose}: months_back starts at 1 (strictly earlier months), not {first}")
+        raise ValueError(f"months_back starts at 1 (strictly earlier months), not {first}")
     if last < first:
-        raise ValueError(f"{whose}: months_back [{first}, {last}] is empty")
+        raise ValueError(f"months_back [{first}, {last}] is empty")
 
 
 def slug(value: str) -> str:
@@ -380,23 +463,47 @@ def available(root: Path = STAGING) -> list[str]:
 
 def load(dataset: str, root: Path = STAGING) -> Contract:
     """Contract of a dataset. Raises ContractError naming file, field and allowed values."""
-    path = root / dataset / f"{dataset}.yml"
-    if not path.is_file():
+    if dataset not in available(root):
         raise ContractError(f"unknown dataset {dataset!r}; known are: {', '.join(available(root))}")
-    document = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)  # eight times faster than safe_load
+    path = root / dataset / f"{dataset}.yml"
+    block = {"name": dataset, **_block(path, f"stg_{dataset}__observations")}
+    if nothing := _nothing(block):
+        raise ContractError(f"{path}: {place_in(block, nothing)}: there is no value; write one, or leave the line out")
     try:
-        block: dict[str, Any] = next(
-            m["config"]["meta"]["contract"] for m in document["models"] if m["name"] == f"stg_{dataset}__observations"
-        )
-    except (KeyError, StopIteration, TypeError):
+        return Contract.model_validate(block)
+    except ValidationError as error:
+        raise ContractError(f"{path}: {refusals(error, lambda place: place_in(block, place))}") from None
+
+
+def _block(path: Path, model: str) -> dict[str, Any]:
+    """The contract as YAML gives it, to Jinja as well."""
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), yaml.CSafeLoader)  # eight times faster than safe_load
+    except UnicodeDecodeError as error:
+        raise ContractError(f"{path}: byte {error.start:,} is not UTF-8; save the file as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = error.problem_mark if isinstance(error, yaml.MarkedYAMLError) else None
+        where = f", line {mark.line + 1}" if mark else ""
+        what = error.problem if isinstance(error, yaml.MarkedYAMLError) else str(error)
         raise ContractError(
-            f"{path}: no config.meta.contract under a model named stg_{dataset}__observations"
+            f"{path}{where}: this is not YAML ({what}); look there and above for a missing bracket or quotation mark, "
+            "a tab, or a colon in a text without quotes"
         ) from None
     try:
-        return Contract.model_validate({"name": dataset, **block})
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in e['loc']) or 'contract'}: {e['msg']} (got {str(e['input'])[:60]!r})"
-            for e in error.errors()
+        block = next(m["config"]["meta"]["contract"] for m in document["models"] if m.get("name") == model)
+    except (AttributeError, KeyError, StopIteration, TypeError):
+        raise ContractError(f"{path}: no config.meta.contract under a model named {model}") from None
+    if not isinstance(block, dict):
+        raise ContractError(
+            f"{path}: config.meta.contract of {model} holds no fields; docs/adding_a_dataset.md has one"
         )
-        raise ContractError(f"{path}: {problems}") from None
+    return block
+
+
+def _nothing(given: Any, place: Place = ()) -> Place | None:
+    """Where the contract says null and means nothing: Jinja would take it for a value."""
+    if given is None:
+        stands_for_something = place == ("observed_on",) or (place[0] == "columns" and place[-1] == "outside")
+        return None if stands_for_something else place
+    inside = given.items() if isinstance(given, dict) else enumerate(given) if isinstance(given, list) else ()
+    return next(filter(None, (_nothing(value, (*place, key)) for key, value in inside)), None)

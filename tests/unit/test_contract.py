@@ -11,8 +11,8 @@ import duckdb
 import pytest
 import yaml
 
+from dagster_project.raw import structure
 from ml.contract import (
-    RESERVED_WORDS,
     Contract,
     ContractError,
     Promotion,
@@ -22,6 +22,7 @@ from ml.contract import (
     month_date,
     slug,
 )
+from ml.reserved import LOADING, RESERVED_WORDS
 from ml.settings import PROJECT_ROOT
 
 TOY: dict[str, Any] = {
@@ -94,9 +95,15 @@ def test_a_correct_contract_passes(tmp_path: Path) -> None:
 
 # what is changed, and what the sentence must name: the field, then the value or what is allowed
 WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
-    "missing field": (lambda b: b.pop("title"), ["title", "Field required"]),
-    "unknown field": (lambda b: b.update(colour="red"), ["colour", "not permitted", "red"]),
-    "unknown column field": (lambda b: b["columns"][0].update(unitt="m"), ["columns.0.unitt", "not permitted"]),
+    "missing field": (lambda b: b.pop("title"), ["title: is missing; add it"]),
+    "unknown field": (
+        lambda b: b.update(colour="red"),
+        ["there is no field 'colour'; known are: name, title, currency"],
+    ),
+    "unknown column field": (
+        lambda b: b["columns"][0].update(unitt="m"),
+        ["columns.id: there is no field 'unitt'; known are: name, source"],
+    ),
     "no columns": (lambda b: b.update(columns=[]), ["columns", "at least 1 item"]),
     "no key": (lambda b: b.update(key=[]), ["key", "at least 1 item"]),
     "key that is no column": (lambda b: b.update(key=["nr"]), ["key: 'nr' is not one of id, sold_on, town"]),
@@ -124,7 +131,10 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
         ["encodings.town_3m.keys: 'paid' is not one of id, sold_on, town"],
     ),
     "encoding by a leak": (lambda b: b["encodings"][0].update(keys=["fee"]), ["keys: 'fee' is not one of id"]),
-    "column name with blanks": (lambda b: b["columns"][2].update(name="The Town"), ["columns.2.name", "pattern"]),
+    "column name with blanks": (
+        lambda b: b["columns"][2].update(name="The Town"),
+        ["columns.The Town.name", "pattern"],
+    ),
     "unknown type": (lambda b: column(b, "town").update(type="string"), ["type", "'number', 'text' or 'date'"]),
     "unknown role": (lambda b: column(b, "town").update(role="target"), ["role", "'feature', 'key', 'price', 'leak'"]),
     "unknown way to encode": (lambda b: column(b, "kind").update(encode="hash"), ["encode", "'ordinal' or 'one_hot'"]),
@@ -147,7 +157,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     ),
     "bands without width": (
         lambda b: b["encodings"][0].update(keys=["town", "area_sqm"], bands={"area_sqm": 0}),
-        ["encodings.0.bands.area_sqm", "greater than 0"],
+        ["encodings.town_3m.bands.area_sqm", "greater than 0"],
     ),
     "difference in the price": (
         lambda b: b["encodings"][0].update(differs_in="paid"),
@@ -159,7 +169,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     ),
     "change against this month": (
         lambda b: b["encodings"][0].update(changes=[0]),
-        ["encodings.0.changes.0", "greater than or equal to 1"],
+        ["encodings.town_3m.changes.0", "greater than or equal to 1"],
     ),
     "history of nothing known": (lambda b: b.update(history="x"), ["history: 'x' is not one of town_3m"]),
     "one fold": (lambda b: b.update(folds={"count": 1}), ["folds.count", "greater than or equal to 2"]),
@@ -183,6 +193,84 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "share above one": (lambda b: b["split"].update(eval_share=1.5), ["split.eval_share", "less than or equal to 1"]),
     "negative smoothing": (lambda b: b.update(smoothing=-1), ["smoothing", "greater than or equal to 0"]),
     "undated without shares": (lambda b: b.update(observed_on=None), ["needs eval_share and holdout_share"]),
+    "price that the staging model makes": (
+        lambda b: column(b, "paid").pop("source"),
+        ["columns.paid: a price needs a source", "later are landed under its header"],
+    ),
+    "price as a text": (
+        lambda b: column(b, "paid").update(type="text"),
+        ["columns.paid: a price is of type number, not text"],
+    ),
+    "two prices": (
+        lambda b: b["columns"].append({"name": "asked", "source": "Asked", "role": "price"}),
+        ["columns: paid and asked have the role price"],
+    ),
+    "price as a key": (lambda b: b.update(key=["id", "paid"]), ["key: 'paid' is not one of id, sold_on, town"]),
+    "price as an area": (lambda b: b.update(area="paid"), ["area: 'paid' is not one of id, sold_on, town"]),
+    "leak as a locality": (lambda b: b.update(locality="fee"), ["locality: 'fee' is not one of id"]),
+    "encoding called like a word of SQL": (
+        lambda b: b["encodings"].append({"name": "all", "keys": [], "months_back": [1, 3]}),
+        ["encodings.all: 'all' is a word of SQL", "choose another, as all_12m"],
+    ),
+    "encoding called like a step of the models": (
+        lambda b: b["encodings"].append({"name": "unseen", "keys": [], "months_back": [1, 3]}),
+        ["encodings.unseen: 'unseen' is a word of SQL or a name of the models' own"],
+    ),
+    "column called like a part of an encoding": (
+        lambda b: b["columns"].append({"name": "town_3m_mean", "source": "M", "role": "ignore"}),
+        ["columns: 'town_3m_mean' is also what the models make of the encoding town_3m"],
+    ),
+    "encoding by a column that may be null": (
+        lambda b: column(b, "town").pop("required"),
+        ["encodings.town_3m.keys: rows without town would have no key", "required: true"],
+    ),
+    "encoding by an area that may be null": (
+        lambda b: (column(b, "town").pop("required"), b["encodings"][0].update(keys=["area"])),
+        ["encodings.town_3m.keys: rows without town would have no key"],
+    ),
+    "encoding by a number that its bounds make null": (
+        lambda b: (
+            column(b, "area_sqm").update(required=True, min=10),
+            b["encodings"][0].update(keys=["area_sqm"]),
+        ),
+        ["encodings.town_3m.keys: rows without area_sqm would have no key", "outside: reject"],
+    ),
+    "null as a way to encode": (
+        lambda b: column(b, "town").update(encode=None),
+        ["columns.town.encode: there is no value", "leave the line out"],
+    ),
+    "null as a bound": (lambda b: column(b, "paid").update(min=None), ["columns.paid.min: there is no value"]),
+    "null as a source": (lambda b: column(b, "fee").update(source=None), ["columns.fee.source: there is no value"]),
+    "null as a size": (lambda b: b.update(size=None), ["size: there is no value"]),
+    "one source twice": (
+        lambda b: column(b, "state").update(source="KIND"),
+        ["columns: kind and state have the same source 'Kind'"],
+    ),
+    "source of loading": (lambda b: column(b, "state").update(source="_FILE"), ["'_FILE' is a column that loading"]),
+    "source without a name": (
+        lambda b: column(b, "state").update(source=""),
+        ["columns.state.source: '' is no header"],
+    ),
+    "source with blanks": (lambda b: column(b, "state").update(source=" State"), ["' State' is no header"]),
+    "bounds crossed": (lambda b: column(b, "paid").update(min=9, max=1), ["columns.paid: min 9 is above max 1"]),
+    "no as a text": (lambda b: column(b, "kind").update(missing=[False]), ["columns.kind.missing", "in quotes: 'no'"]),
+    "value twice": (
+        lambda b: column(b, "state").update(values=["bad", "good", "bad"]),
+        ["columns.state: values: 'bad' stands there twice"],
+    ),
+    "format of a spreadsheet": (
+        lambda b: column(b, "sold_on").update(format="DD/MM/YYYY"),
+        ["columns.sold_on.format: 'DD/MM/YYYY' does not tell year and month", "'%d/%m/%Y'"],
+    ),
+    "format without a year": (lambda b: column(b, "sold_on").update(format="%d/%m"), ["does not tell year and month"]),
+    "format that nobody reads": (
+        lambda b: column(b, "sold_on").update(format="%d/%q/%Y"),
+        ["'%d/%q/%Y' holds '%q', which is none of %%, %A"],
+    ),
+    "format with a quotation mark": (
+        lambda b: column(b, "sold_on").update(format="%d'%m'%Y"),
+        ["holds a quotation mark"],
+    ),
     "undated with encodings": (
         lambda b: b.update(observed_on=None, split={"eval_share": 0.2, "holdout_share": 0.2}),
         ["encodings: without dates nothing is strictly earlier"],
@@ -198,9 +286,47 @@ def test_a_price_may_be_called_price(tmp_path: Path) -> None:
     assert load_toy(tmp_path, change).price == "price"
 
 
-def test_words_of_sql_are_those_of_duckdb() -> None:
-    reserved = "select keyword_name from duckdb_keywords() where keyword_category = 'reserved'"
-    assert {name for (name,) in duckdb.sql(reserved).fetchall()} == RESERVED_WORDS
+def test_words_of_sql_are_those_at_which_duckdb_stumbles() -> None:
+    def stumbles(word: str) -> bool:
+        try:
+            duckdb.sql(
+                f"select {word}.n from (select 1 as n) as {word} cross join (select 2 as {word}) where {word} > 1"
+            )
+        except duckdb.ParserException:
+            return True
+        return False
+
+    words = [word for (word,) in duckdb.sql("select keyword_name from duckdb_keywords()").fetchall()]
+    assert {word for word in words if stumbles(word)} == RESERVED_WORDS
+
+
+def test_headers_that_loading_uses_are_known_to_the_contract() -> None:
+    assert LOADING == structure.RESERVED
+
+
+def test_a_null_without_quotes_is_what_happens_outside_the_bounds(tmp_path: Path) -> None:
+    contract = load_toy(tmp_path, lambda b: column(b, "paid").update(outside=None))
+    assert {c.outside for c in contract.columns} == {"null"}
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"models: [", "toy.yml, line 2: this is not YAML"),
+        (b"models:\n  - name: stg\n\tconfig: 1", "toy.yml, line 3: this is not YAML"),
+        ("models: [{name: Stra\u00dfe}]".encode("latin-1"), "toy.yml: byte 20 is not UTF-8; save the file as UTF-8"),
+        (
+            b"models: [{name: stg_toy__observations, config: {meta: {contract: }}}]",
+            "toy.yml: config.meta.contract of stg_toy__observations holds no fields",
+        ),
+    ],
+)
+def test_a_file_that_is_no_contract_is_refused_with_its_line(written: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "toy.yml").write_bytes(written)
+    with pytest.raises(ContractError) as refused:
+        load("toy", tmp_path)
+    assert said in str(refused.value)
 
 
 @pytest.mark.parametrize("wrong", WRONG)

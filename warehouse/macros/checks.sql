@@ -37,7 +37,7 @@
     {% if stands_for_missing(c) %}
       {% do problems.append({'when': stands_for_missing(c), 'label': c.name ~ ':missing'}) %}
     {% endif %}
-    {% if not is_price and out_of_range(c) and c.outside | default('null') == 'null' %}
+    {% if not is_price and out_of_range(c) and c.outside | default('null', true) == 'null' %}
       {% do problems.append({'when': out_of_range(c) ~ unless_missing(c), 'label': c.name ~ ':out_of_range'}) %}
     {% endif %}
     {% if not is_price and c.encode is defined %}
