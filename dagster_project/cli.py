@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from ml.settings import QUIET, Settings
 
@@ -22,8 +23,38 @@ os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
 #: Read by DuckDB when it is first imported.
 ALLOCATOR = "tcache_nslots_large:20000,tcache_max:1048576,tcache_gc_incr_bytes:1000000000000"
 
+#: Commands that run until they are interrupted.
+SERVICES = frozenset({"dashboard", "serve", "ui"})
+
+
+class _Commands(TyperGroup):
+    """Says what an interrupt leaves behind. A second one does not wait for what the first one ends."""
+
+    def invoke(self, ctx: typer.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BaseException as error:
+            if not _is_interrupt(error):
+                raise
+            if ctx.invoked_subcommand not in SERVICES:
+                typer.echo(f"housing: {INTERRUPTED}", err=True)
+            raise typer.Exit(130) from None
+
+
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
+
+
+def _is_interrupt(error: BaseException) -> bool:
+    # by name, because importing Dagster takes a second. A step that was struck tells no more than its error's name
+    raised = ("KeyboardInterrupt", "DagsterExecutionInterruptedError", "InterruptException")
+    return type(error).__name__ in raised or str(error).rstrip(": ").endswith(
+        (*raised, "Query interrupted", "INTERRUPT Error: Interrupted!")
+    )
+
+
 app = typer.Typer(
     name="housing",
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -43,7 +74,10 @@ def _settings(dataset: str | None) -> Settings:
     """Settings with the dataset checked, so that a typing error is told before anything starts."""
     from ml.contract import load
 
-    settings = Settings(dataset=dataset) if dataset else Settings()
+    if dataset:
+        load(dataset)
+        return Settings(dataset=dataset)
+    settings = Settings()
     load(settings.dataset)
     return settings
 
@@ -112,9 +146,11 @@ def simulate(
     The prices are labelled simulated; no model learns from them or is judged by them.
     """
     from dagster_project import pipeline, summary
+    from dagster_project.simulate import require
 
     settings = _settings(dataset)
     with _progress() as show:
+        require(settings, source)
         pipeline.simulate(settings, source, every_minutes=every, batches=batches, seed=seed, show=show)
     typer.echo(summary.actuals(settings))
 
@@ -293,7 +329,9 @@ def generate(
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000, dataset: Dataset = None) -> None:
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000, dataset: Dataset = None
+) -> None:
     """Dagster's web interface and daemon on 127.0.0.1, with schedule and sensor switched on."""
     from dagster_project.resources import prepare_environment
 
@@ -307,7 +345,9 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 3000, dat
 @app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="Address; beyond this machine only with keys.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port [default: $HOUSING_API_PORT or 8000].")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port [default: $HOUSING_API_PORT or 8000].")
+    ] = None,
     new_key: Annotated[
         str | None, typer.Option(help="Print a new API key of this name and its line; no service.")
     ] = None,
@@ -331,7 +371,9 @@ def serve(
 
 
 @app.command()
-def dashboard(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8501, dataset: Dataset = None) -> None:
+def dashboard(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8501, dataset: Dataset = None
+) -> None:
     """The dashboard on 127.0.0.1:8501: health, predictions, map, monitoring, what if, data and model versions."""
     from ml.dashboard.launch import launch
 
@@ -388,6 +430,8 @@ def main() -> None:
     """Entry point: failures end with one clear sentence on stderr and a non-zero status."""
     try:
         app()
+    except KeyboardInterrupt:  # outside of a command
+        raise SystemExit(130) from None
     except Exception as error:
         if os.environ.get("HOUSING_DEBUG"):
             raise

@@ -25,9 +25,9 @@ from ml.params import Params
 from ml.promotion import carry_out, promote
 from ml.registry import ModelVersion, challenger, champion, train_and_register
 from ml.score import scorable_months, score_months
-from ml.settings import Settings
+from ml.settings import Settings, nothing_built
 from ml.verdicts import newest_decision
-from ml.warehouse import connect, create_tables, warehouse_lock
+from ml.warehouse import connect, create_tables, is_built, warehouse_lock
 
 Policy = Literal["never", "on-decision", "every-month"]
 POLICIES: tuple[Policy, ...] = ("never", "on-decision", "every-month")
@@ -114,8 +114,10 @@ def replay_home(settings: Settings, policy: Policy) -> Settings:
 def _prepare(settings: Settings, own: Settings, contract: Contract, plan: Plan, params: Params) -> None:
     """Copy the warehouse and roll it back, unless a replay of the same plan and data stands."""
     if not settings.warehouse.is_file():
-        raise ReplayError(f"there is no warehouse {settings.warehouse}; run `housing run` first")
+        raise ReplayError(nothing_built(settings.dataset))
     with connect(settings, read_only=True) as connection:
+        if not is_built(connection, "features.features"):
+            raise ReplayError(nothing_built(settings.dataset))
         state = _state(connection, contract, plan, params)
         bounds = connection.execute("select min(month), max(month) from features.features").fetchone()
     if not bounds or not bounds[0] or plan.last > bounds[1] or add_months(plan.first, -6) < bounds[0]:

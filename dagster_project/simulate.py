@@ -13,15 +13,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from dagster_project.raw.landing import LandingError
+from dagster_project.raw.landing import LandingError, files_of
 from dagster_project.raw.reading import literal, read_csv, read_parquet
 from dagster_project.raw.structure import read_bytes
 from ml.contract import Contract
-from ml.registry import champion
-from ml.warehouse import quoted
+from ml.registry import ModelVersion, champion
+from ml.settings import Settings, nothing_built
+from ml.warehouse import connect, is_built, quoted, warehouse_lock
 
 #: Standard deviation of a simulated price around the prediction, as a share of it.
 NOISE = 0.07
+
+
+class SimulationError(RuntimeError):
+    """There is no version whose predictions could be answered; the message says what to do."""
+
+
+def require(settings: Settings, source: Path) -> None:
+    """Refuse before anything lands. Raises LandingError for what is no readable file, SimulationError."""
+    path = source.expanduser()
+    if path.is_dir():
+        raise LandingError(f"{path} is a folder; give one file whose rows have no price")
+    files_of(path)
+    if not settings.warehouse.is_file():
+        raise SimulationError(nothing_built(settings.dataset))
+    with warehouse_lock(settings, "housing simulate"), connect(settings, read_only=True) as connection:
+        if not is_built(connection, "training.model_versions"):
+            raise SimulationError(nothing_built(settings.dataset))
+        _champion(connection)
 
 
 def split(contract: Contract, source: Path, folder: Path, batches: int) -> list[Path]:
@@ -65,8 +84,7 @@ def answer(connection: duckdb.DuckDBPyConnection, file: str, path: Path, *, seed
 
     The same predictions and seed give the same prices.
     """
-    version = champion(connection)
-    assert version is not None  # something was scored
+    version = _champion(connection)
     predicted = connection.execute(
         """
         select p.observation_id, p.predicted_price
@@ -88,3 +106,10 @@ def answer(connection: duckdb.DuckDBPyConnection, file: str, path: Path, *, seed
     )
     pyarrow.csv.write_csv(table, path)
     return len(prices)
+
+
+def _champion(connection: duckdb.DuckDBPyConnection) -> ModelVersion:
+    version = champion(connection)
+    if version is None:
+        raise SimulationError("no version passed its gate, so nothing can be scored; see housing status")
+    return version

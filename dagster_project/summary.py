@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from ml import verdicts
-from ml.settings import Settings
+from ml.settings import Settings, run_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +64,8 @@ def collect(settings: Settings) -> dict[str, Any]:
     """All figures of the summary by name. Raises NothingPublishedError before the first run."""
     if not settings.published.exists():
         raise NothingPublishedError(
-            f"nothing has been published for {settings.dataset} below {settings.home}; type: housing run"
+            f"nothing has been published for {settings.dataset} below {settings.home}; "
+            f"type: {run_command(settings.dataset)}"
         )
     with duckdb.connect(str(settings.published), read_only=True) as connection:
 

@@ -16,8 +16,9 @@ from ml.contract import Contract
 from ml.dataset import DatasetError
 from ml.evaluate import accuracy
 from ml.params import Params
+from ml.settings import nothing_built
 from ml.train import Boosted, boost
-from ml.warehouse import quoted
+from ml.warehouse import is_built, quoted
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,10 @@ class Fold:
         return accuracy(actual[has], said[has]) if has.any() else {"n": 0.0}
 
 
-def numbers(connection: duckdb.DuckDBPyConnection) -> list[int]:
+def numbers(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[int]:
     """Folds that have rows to train, to stop and to test on. Raises DatasetError when there are none."""
+    if not is_built(connection, "training.int_fold_members"):
+        raise DatasetError(nothing_built(contract.name))
     found = connection.execute(
         """
         select fold from training.int_fold_members where role <> 'gap'

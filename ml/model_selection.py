@@ -44,7 +44,7 @@ def compare(
     """
     candidates = load_candidates(path)
     rows: list[dict[str, Any]] = []
-    numbers = folds.numbers(connection)
+    numbers = folds.numbers(connection, contract)
     for number in numbers:
         fold = folds.read(connection, contract, number)
         for name, settings in candidates.items():

@@ -17,8 +17,8 @@ import duckdb
 from ml.contract import Contract
 from ml.mlflow_store import open_registry
 from ml.registry import CHALLENGER, CHAMPION, ModelVersion, challenger, champion, versions
-from ml.settings import Settings
-from ml.warehouse import transaction
+from ml.settings import Settings, nothing_built
+from ml.warehouse import is_built, transaction
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -167,6 +167,8 @@ def carry_out(
 
 def promote(connection: duckdb.DuckDBPyConnection, settings: Settings, version: str | None, *, actor: str) -> list[str]:
     """Make a version champion by hand: the challenger, or any by name. Raises PromotionError where there is none."""
+    if not is_built(connection, "training.model_versions") or not versions(connection):
+        raise PromotionError(nothing_built(settings.dataset))
     found = challenger(connection) if version is None else _named(connection, version)
     if found is None:
         raise PromotionError("there is no challenger to promote; name a version: housing promote v2")
@@ -187,6 +189,8 @@ def rollback(connection: duckdb.DuckDBPyConnection, settings: Settings, *, actor
 
     Raises PromotionError where there was none.
     """
+    if not is_built(connection, "training.model_versions"):
+        raise PromotionError(nothing_built(settings.dataset))
     current = champion(connection)
     rows = connection.execute(
         "select previous_version from training.model_aliases where alias = ? and model_version = ? "

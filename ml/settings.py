@@ -5,13 +5,23 @@ Nothing about a dataset stands here (see ``ml/contract.py``), nothing about a mo
 
 from __future__ import annotations
 
+import os
+import re
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ml.refusals import Place, refusals
+
+DEFAULT_DATASET = "housets"
+
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
+
+#: A folder for each dataset, with its contract and its staging model.
+STAGING = PROJECT_ROOT / "warehouse" / "models" / "staging"
 
 #: No shipped tool reports home. Set before any of them is imported.
 QUIET = {
@@ -24,13 +34,33 @@ QUIET = {
 }
 
 
-class Settings(BaseSettings):
+class SettingsError(RuntimeError):
+    """A variable or option cannot work; the message names it, its value and what is allowed."""
+
+
+class Variables(BaseSettings):
+    """Settings from variables or ``.env``. Raises SettingsError."""
+
+    def __init__(self, **given: Any) -> None:
+        try:
+            super().__init__(**given)
+        except ValidationError as error:
+            raise SettingsError(refusals(error, self._variable)) from None
+
+    @classmethod
+    def _variable(cls, place: Place) -> str:
+        name = str(place[0]) if place else ""
+        prefix = cls.model_config.get("env_prefix", "")
+        return f"{prefix}{name}".upper() if name in cls.model_fields else name
+
+
+class Settings(Variables):
     """Settings of one process. Every path below ``home`` is derived from it and from ``dataset``."""
 
     model_config = SettingsConfigDict(env_prefix="HOUSING_", env_file=".env", extra="ignore", frozen=True)
 
     home: Path = Field(default=Path("data"), description="folder of all state; deleting it is a clean start")
-    dataset: str = Field(default="housets", pattern=r"^[a-z][a-z0-9_]*$", description="which contract to use")
+    dataset: str = Field(default=DEFAULT_DATASET, description="which contract to use")
     threads: int = Field(default=2, ge=1, description="threads of DuckDB and XGBoost")
     memory_limit: str = Field(default="1200MB", pattern=r"^\d+(\.\d+)?\s?(MB|GB|MiB|GiB)$")
     own_registry: bool = Field(default=False, description="keep models below home, MLFLOW_TRACKING_URI or not")
@@ -39,10 +69,32 @@ class Settings(BaseSettings):
     )
     lock_timeout_s: float = Field(default=1800.0, gt=0, description="how long a run waits for the warehouse")
 
+    @field_validator("dataset")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        # it becomes part of paths
+        if not re.fullmatch("[a-z][a-z0-9_]*", value):
+            known = ", ".join(sorted(p.name for p in STAGING.iterdir() if p.is_dir()))
+            raise ValueError(f"{value!r} is no dataset; known are: {known}")
+        return value
+
+    @field_validator("home", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        if not str(value).strip():
+            raise ValueError("is empty; give a folder, or leave the variable out for ./data")
+        return value
+
     @field_validator("home")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().resolve()
+        home = value.expanduser().resolve()
+        if odd := {*"%?#"} & {*str(home)}:
+            # they mean something else in the address of a SQLite file
+            raise ValueError(f"{home} holds {sorted(odd)[0]!r}, where MLflow finds no file; choose another folder")
+        if home.exists() and not home.is_dir():
+            raise ValueError(f"{home} is a file; give a folder, which is made where there is none")
+        return home
 
     @property
     def landing(self) -> Path:
@@ -105,3 +157,14 @@ class Settings(BaseSettings):
             "DBT_WRITE_JSON": "false",
             "DAGSTER_HOME": str(self.dagster_home),
         }
+
+
+def run_command(dataset: str) -> str:
+    """What a person types to build a dataset; its name is left out where it is chosen anyway."""
+    is_chosen = dataset == DEFAULT_DATASET == os.environ.get("HOUSING_DATASET", DEFAULT_DATASET)
+    return "housing run" if is_chosen else f"housing run -d {dataset}"
+
+
+def nothing_built(dataset: str) -> str:
+    """Sentence for those who ask for what the first run makes."""
+    return f"nothing was built for {dataset} yet; type: {run_command(dataset)}"

@@ -62,7 +62,7 @@ def tune(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    numbers = folds.numbers(connection)
+    numbers = folds.numbers(connection, contract)
     study = _study(connection, settings, contract, params)
     for dead in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
         study.tell(dead.number, state=optuna.trial.TrialState.FAIL)  # its process was killed

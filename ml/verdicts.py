@@ -11,6 +11,7 @@ import duckdb
 
 from ml.contract import Contract
 from ml.settings import Settings
+from ml.warehouse import is_built
 
 #: The row of each check.
 CHECKS = """
@@ -42,6 +43,8 @@ def is_canary(connection: duckdb.DuckDBPyConnection, contract: Contract, model_v
 
 def newest_decision(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | None:
     """Row of the newest month that the champion served and whose prices are known; None before any was judged."""
+    if not is_built(connection, "monitoring.retrain_decisions"):
+        return None
     rows = connection.execute(DECISION).to_arrow_table().to_pylist()
     return rows[0] if rows else None
 
@@ -51,7 +54,4 @@ def published_decision(settings: Settings) -> dict[str, Any] | None:
     if not settings.published.exists():
         return None
     with duckdb.connect(str(settings.published), read_only=True) as connection:
-        there = connection.execute(
-            "select 1 from duckdb_tables() where schema_name = 'monitoring' and table_name = 'retrain_decisions'"
-        ).fetchone()
-        return newest_decision(connection) if there else None
+        return newest_decision(connection)

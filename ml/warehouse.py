@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -118,21 +119,33 @@ def quoted(name: str) -> str:
 
 @contextmanager
 def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Connection to the working warehouse within the configured memory and threads; closed on exit."""
+    """Connection to the working warehouse within the configured memory and threads; closed on exit.
+
+    Raises WarehouseBusyError where another tool, which knows nothing of the lock, has the file open.
+    """
     settings.warehouse.parent.mkdir(parents=True, exist_ok=True)
-    connection = duckdb.connect(
-        str(settings.warehouse),
-        read_only=read_only,
-        # nobody else opens this file, so it may use the newest layout; the snapshot uses an old one
-        config={
-            "memory_limit": settings.memory_limit,
-            "threads": settings.threads,
-            "storage_compatibility_version": "latest",
-            # rows carry their own order (_batch, _row). Keeping the physical one leaves row groups of odd sizes, which
-            # the checkpoint merges: every landed file was compressed and written twice
-            "preserve_insertion_order": False,
-        },
-    )
+    try:
+        connection = duckdb.connect(
+            str(settings.warehouse),
+            read_only=read_only,
+            # nobody else opens this file, so it may use the newest layout; the snapshot uses an old one
+            config={
+                "memory_limit": settings.memory_limit,
+                "threads": settings.threads,
+                "storage_compatibility_version": "latest",
+                # rows carry their own order (_batch, _row). Keeping the physical one leaves row groups of odd sizes,
+                # which the checkpoint merges: every landed file was compressed and written twice
+                "preserve_insertion_order": False,
+            },
+        )
+    except duckdb.IOException as error:
+        holder = _holder(error)
+        if holder is None:
+            raise
+        raise WarehouseBusyError(
+            f"the warehouse of {settings.dataset} is held by {holder}, which has {settings.warehouse} open; close it "
+            "there and try again"
+        ) from error
     try:
         # a bar over a pipe or a web server's log is noise; DuckDB shows it for long statements by itself
         connection.execute("set enable_progress_bar = false")
@@ -152,6 +165,13 @@ def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> 
     connection.execute(f"create table if not exists raw.observations ({definition})")
     for name, kind in columns.items():
         connection.execute(f"alter table raw.observations add column if not exists {quoted(name)} {kind}")
+
+
+def is_built(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
+    """Is there such a table or view, as ``schema.name``? What dbt makes is not there before the first run."""
+    schema, _, table = name.partition(".")
+    found = "select 1 from information_schema.tables where table_schema = ? and table_name = ?"
+    return connection.execute(found, [schema, table]).fetchone() is not None
 
 
 def months_in(months: Sequence[date]) -> str:
@@ -212,6 +232,14 @@ def warehouse_lock(settings: Settings, purpose: str, waiting: Callable[[str], No
         finally:
             del os.environ["HOUSING_LOCK_HELD"]
             handle.truncate(0)
+
+
+def _holder(error: duckdb.IOException) -> str | None:
+    """The process that DuckDB says has the file open; None for another error."""
+    if "Could not set lock" not in str(error):
+        return None
+    found = re.search(r"held in (.+?) \(PID (\d+)\)", str(error))
+    return f"process {found[2]} ({found[1]})" if found else "another process"
 
 
 def _describe(holder: str) -> str:

@@ -25,7 +25,7 @@ import duckdb
 import pyarrow as pa
 
 from dagster_project.published.snapshot import SnapshotError
-from ml.settings import Settings
+from ml.settings import Settings, run_command
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
 
@@ -55,7 +55,7 @@ def run_query(
     if timeout_s <= 0 or max_rows < 1:
         raise ValueError(f"timeout_s and max_rows must be positive, not {timeout_s} and {max_rows}")
     if not settings.published.is_file():
-        raise SnapshotError(f"nothing is published for {settings.dataset} yet; run `housing run` first")
+        raise SnapshotError(f"nothing is published for {settings.dataset} yet; type: {run_command(settings.dataset)}")
     request = {
         "snapshot": str(settings.published),
         "dataset": settings.dataset,

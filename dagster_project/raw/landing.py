@@ -113,13 +113,14 @@ def land(settings: Settings, paths: Sequence[Path], *, folder: Path | None = Non
     Each appears there by an atomic rename, so nobody loads half a file. The same content under the same name is left
     alone; other content under a known name gets a suffix. Raises LandingError before anything is copied.
     """
-    sources = [file for path in paths for file in _files_of(Path(path).expanduser())]
+    sources = [file for path in paths for file in files_of(Path(path).expanduser())]
     folder = folder or settings.landing
     folder.mkdir(parents=True, exist_ok=True)
     return [_copy(source, folder) for source in sources]
 
 
-def _files_of(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or the CSV and Parquet files of a folder. Raises LandingError."""
     kinds = " or ".join(SUFFIXES)
     if path.is_dir():
         found = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
@@ -128,7 +129,7 @@ def _files_of(path: Path) -> list[Path]:
         nested = next((entry for entry in found if entry.is_dir()), None)
         if nested:
             raise LandingError(f"{nested} is a directory, not a file; land it by itself, or rename it")
-        return [file for entry in found for file in _files_of(entry)]
+        return [file for entry in found for file in files_of(entry)]
     if not path.exists():
         raise LandingError(f"{path} does not exist; give the path of a {kinds} file or of a folder with such files")
     if path.suffix.lower() not in SUFFIXES or not path.is_file():

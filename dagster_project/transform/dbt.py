@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from dbt.contracts.graph.manifest import Manifest
     from dbt_common.events.base_types import EventMsg
 
+#: Characters of a reason that are told; the command line shows no more.
+LONGEST_REASON = 1300
+
 Hear = Callable[["EventMsg"], None]
 
 #: What dbt read of the project, by dataset and content of its files: a process that builds twice reads it once.
@@ -103,9 +106,23 @@ def _invoke(command: str, *options: str, manifest: Any = None, hear: Hear | None
     if done.exception and not isinstance(done.exception, Exception):
         raise done.exception  # an interrupt
     if not done.success:
-        errors += [str(done.exception)] if done.exception else []
-        raise DbtError(f"dbt {command} failed: {' '.join(errors)[-2000:]}")
+        raise DbtError(f"dbt {command} failed: {_reason(done.exception) if done.exception else _first(errors)}")
     return done.result
+
+
+def _reason(error: BaseException) -> str:
+    """What dbt says, after what began it where that is something else; never their traces, which hide both."""
+    inner = error
+    while deeper := inner.__cause__ or (None if inner.__suppress_context__ else inner.__context__):
+        inner = deeper
+    said, began = (str(e) or type(e).__name__ for e in (error, inner))
+    return _first([said] if began in said else [began, f"({said})"])
+
+
+def _first(errors: list[str]) -> str:
+    """The first errors, as far as one reads: what fails later mostly follows from them."""
+    text = " ".join(errors)
+    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} …"
 
 
 @contextmanager

@@ -15,7 +15,8 @@ from ml.serving.problems import ProblemError
 from ml.serving.settings import ApiSettings
 
 SCOPES = ("predict", "feedback", "admin")
-LINE = re.compile(r"^(?P<name>[\w.-]{1,64})\s+(?P<scopes>[a-z,]+)\s+(?P<digest>[0-9a-f]{64})$")
+NAME = r"[\w.-]{1,64}"
+LINE = re.compile(rf"^(?P<name>{NAME})\s+(?P<scopes>[a-z,]+)\s+(?P<digest>[0-9a-f]{{64}})$")
 
 #: Answers are data, never pages to be framed, guessed at or kept.
 HEADERS = {
@@ -43,10 +44,13 @@ class Key:
 
 
 def new_key(name: str, scopes: str) -> tuple[str, str]:
-    """A new key and the line to put into HOUSING_API_KEYS. Raises KeyFileError for unknown scopes."""
+    """A new key and the line to put into HOUSING_API_KEYS. Raises KeyFileError for its name or unknown scopes."""
+    if not re.fullmatch(NAME, name):
+        raise KeyFileError(f"{name!r} cannot name a key; use 1 to 64 letters, digits, points, - and _, without blanks")
+    if unknown := sorted({*scopes.split(",")} - {*SCOPES}):
+        raise KeyFileError(f"there is no scope {unknown[0]!r}; name some of {','.join(SCOPES)}, with commas between")
     key = secrets.token_urlsafe(32)
     line = f"{name} {scopes} {hashlib.sha256(key.encode()).hexdigest()}"
-    _parsed(line, 1, 1)
     return key, line
 
 

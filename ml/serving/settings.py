@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
+
+from ml.settings import Variables
 
 
-class ApiSettings(BaseSettings):
+class ApiSettings(Variables):
     """How the API listens, limits, guards and journals. Illegal combinations are refused at start."""
 
     model_config = SettingsConfigDict(env_prefix="HOUSING_API_", env_file=".env", extra="ignore", frozen=True)

@@ -222,7 +222,7 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
         (["status", "--dataset", "hbd"], "unknown dataset 'hbd'; known are: ames, hdb, house_data, housets"),
         (["ingest", "no/such/file.csv"], "no/such/file.csv"),
         (["score", "--month", "May"], "'May' is not a month; write YYYY-MM"),
-        (["status", "--dataset", "ames"], "type: housing run"),
+        (["status", "--dataset", "ames"], "type: housing run -d ames"),
         (["run", "--dataset", "ames"], "nothing has landed for ames"),
     ],
 )

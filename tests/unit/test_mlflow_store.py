@@ -7,7 +7,7 @@ import signal
 import time
 from pathlib import Path
 
-from ml.mlflow_store import open_registry
+from ml.mlflow_store import close_dead_runs, experiment_of, open_registry
 from ml.settings import Settings
 from tests.prepared import forked
 
@@ -37,3 +37,16 @@ def test_two_that_make_the_store_at_once_share_it(tmp_path: Path) -> None:
         maker.join()
     assert [maker.exitcode for maker in makers] == [0, 0]
     make_store(tmp_path)
+
+
+# a quotation mark in the path broke the search
+def test_runs_of_a_killed_process_are_closed_in_a_home_of_any_name(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / """l'été "q" """, dataset="hdb")
+    client = open_registry(settings)
+    experiment = experiment_of(client, settings)
+    mine, other = (
+        client.create_run(experiment, tags={"warehouse": str(warehouse)}).info.run_id
+        for warehouse in (settings.warehouse, tmp_path / "other.duckdb")
+    )
+    assert close_dead_runs(client, settings) == [f"run {mine} was killed before it ended"]
+    assert [client.get_run(run).info.status for run in (mine, other)] == ["KILLED", "RUNNING"]

@@ -165,3 +165,9 @@ def test_progress_ends_at_the_rows_asked_for(tmp_path: Path) -> None:
     synthetic.generate(tmp_path / "few.csv", 1_000, seed=1, progress=lambda done, of: seen.append((done, of)))
     assert seen[-1] == (1_000, 1_000)
     assert seen == sorted(seen)
+
+
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is a folder; name the file to write, for example .*housets_synthetic\.csv"):
+        synthetic.generate(tmp_path, ROWS, seed=1)
+    assert not list(tmp_path.parent.glob(".*part"))

@@ -108,7 +108,7 @@ def warehouse(settings: Settings) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def test_a_fold_is_read_in_the_order_train_eval_test(warehouse: duckdb.DuckDBPyConnection) -> None:
-    assert folds.numbers(warehouse) == [1, 2]
+    assert folds.numbers(warehouse, toy.CONTRACT) == [1, 2]
     fold = folds.read(warehouse, toy.CONTRACT, 2)
     assert (fold.n_train, fold.n_eval, fold.n_test) == (10 * 60, 3 * 60, 3 * 60)
     assert (fold.test_from, fold.test_through) == ("2021-04", "2021-06")

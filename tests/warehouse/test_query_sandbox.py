@@ -426,7 +426,7 @@ def test_a_result_of_few_but_huge_rows_is_refused(settings: Settings):
 
 
 def test_without_a_snapshot_it_says_what_to_run(tmp_path: Path):
-    with pytest.raises(SnapshotError, match="nothing is published for hdb yet; run `housing run` first"):
+    with pytest.raises(SnapshotError, match=r"nothing is published for hdb yet; type: housing run -d hdb$"):
         run_query(Settings(home=tmp_path, dataset="hdb"), "select 1")
 
 

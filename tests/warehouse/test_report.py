@@ -271,7 +271,7 @@ def test_a_miss_without_reasons_or_comparables_is_shown_without(made: Make, chan
 
 
 def test_what_cannot_be_reported_is_one_sentence(made: Make, tmp_path: Path):
-    with pytest.raises(ReportError, match=r"^nothing has been published for hdb at .*; type: housing run$"):
+    with pytest.raises(ReportError, match=r"^nothing has been published for hdb at .*; type: housing run -d hdb$"):
         report(Settings(home=tmp_path / "empty", dataset="hdb"))
     settings = made()
     with pytest.raises(
@@ -286,7 +286,7 @@ def test_what_cannot_be_reported_is_one_sentence(made: Make, tmp_path: Path):
     with pytest.raises(ReportError, match=r"^no version of hdb is champion; type: housing train$"):
         report(settings)
     change(settings, "drop table training.model_versions")
-    with pytest.raises(ReportError, match=r"lacks what the report needs; type: housing run"):
+    with pytest.raises(ReportError, match=r"lacks what the report needs; type: housing run -d hdb "):
         report(settings)
     assert not (settings.home / "reports").exists()
 

@@ -367,7 +367,9 @@ def test_an_empty_warehouse_publishes_an_empty_snapshot(tmp_path: Path):
 
 def test_a_missing_warehouse_says_what_to_run(tmp_path: Path):
     settings = Settings(home=tmp_path, dataset="hdb")
-    with pytest.raises(SnapshotError, match=r"there is no warehouse .*hdb.duckdb to publish from; run `housing run`"):
+    with pytest.raises(
+        SnapshotError, match=r"there is no warehouse .*hdb.duckdb to publish from; type: housing run -d hdb$"
+    ):
         publish(settings)
     assert not settings.published.exists()
 
@@ -375,7 +377,9 @@ def test_a_missing_warehouse_says_what_to_run(tmp_path: Path):
 def test_a_view_without_its_table_is_named_and_the_old_snapshot_stays(settings: Settings):
     publish(settings)
     change(settings, "drop table features.features; update monitoring.reconciliation set landed = 200")
-    with pytest.raises(SnapshotError, match=r"training\.training_dataset cannot be read; run `housing run`"):
+    with pytest.raises(
+        SnapshotError, match=r"training\.training_dataset cannot be read; to build it again type: housing run -d hdb "
+    ):
         publish(settings)
     assert landed(settings) == 100
     assert [path.name for path in settings.published.parent.iterdir()] == ["hdb.duckdb"]
@@ -387,7 +391,7 @@ def test_a_warehouse_that_is_being_written_is_named_in_one_sentence(settings: Se
     writer = subprocess.Popen([sys.executable, "-c", opens], stdout=subprocess.PIPE)
     assert writer.stdout
     writer.stdout.readline()
-    with pytest.raises(WarehouseBusyError, match=f"open for writing elsewhere.*{writer.pid}"):
+    with pytest.raises(WarehouseBusyError, match=f"warehouse of hdb is held by process {writer.pid} .*close it there"):
         publish(settings)
     writer.kill()
     writer.wait()
