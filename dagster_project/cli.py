@@ -25,10 +25,13 @@ ALLOCATOR = "tcache_nslots_large:20000,tcache_max:1048576,tcache_gc_incr_bytes:1
 
 #: Commands that run until they are interrupted.
 SERVICES = frozenset({"dashboard", "serve", "ui"})
+INTERRUPTED = "interrupted; the same command goes on where it stopped"
+#: What a full disk is called by Linux and DuckDB, and by SQLite.
+DISK_FULL = ("No space left on device", "disk is full")
 
 
 class _Commands(TyperGroup):
-    """Says what an interrupt leaves behind. A second one does not wait for what the first one ends."""
+    """Ends with one sentence when a command is interrupted, however the libraries below tell it."""
 
     def invoke(self, ctx: typer.Context) -> Any:
         try:
@@ -39,9 +42,6 @@ class _Commands(TyperGroup):
             if ctx.invoked_subcommand not in SERVICES:
                 typer.echo(f"housing: {INTERRUPTED}", err=True)
             raise typer.Exit(130) from None
-
-
-INTERRUPTED = "interrupted; the same command goes on where it stopped"
 
 
 def _is_interrupt(error: BaseException) -> bool:
@@ -441,6 +441,8 @@ def main() -> None:
 
 def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
+    if any(words in text for words in DISK_FULL):
+        text = f"no space left on the disk of HOUSING_HOME; free some and type the same command again ({text})"
     return text if len(text) < 1500 else text[:1500] + " …"
 
 

@@ -34,7 +34,7 @@ QUIET = {
 }
 
 
-class SettingsError(RuntimeError):
+class SettingsError(ValueError):
     """A variable or option cannot work; the message names it, its value and what is allowed."""
 
 

@@ -145,7 +145,7 @@ def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.D
         raise WarehouseBusyError(
             f"the warehouse of {settings.dataset} is held by {holder}, which has {settings.warehouse} open; close it "
             "there and try again"
-        ) from error
+        ) from None  # whoever tells the innermost error tells this one
     try:
         # a bar over a pipe or a web server's log is noise; DuckDB shows it for long statements by itself
         connection.execute("set enable_progress_bar = false")

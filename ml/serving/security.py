@@ -47,8 +47,9 @@ def new_key(name: str, scopes: str) -> tuple[str, str]:
     """A new key and the line to put into HOUSING_API_KEYS. Raises KeyFileError for its name or unknown scopes."""
     if not re.fullmatch(NAME, name):
         raise KeyFileError(f"{name!r} cannot name a key; use 1 to 64 letters, digits, points, - and _, without blanks")
+    scopes = scopes.replace(" ", "")
     if unknown := sorted({*scopes.split(",")} - {*SCOPES}):
-        raise KeyFileError(f"there is no scope {unknown[0]!r}; name some of {','.join(SCOPES)}, with commas between")
+        raise KeyFileError(f"unknown scope {unknown[0] or '(none)'}; scopes are {', '.join(SCOPES)}")
     key = secrets.token_urlsafe(32)
     line = f"{name} {scopes} {hashlib.sha256(key.encode()).hexdigest()}"
     return key, line

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
-from dagster_project.cli import app
+from dagster_project.cli import _sentence, app
 from dagster_project.replay import Plan, ReplayError, replay
 from dagster_project.transform import dbt
 from ml import folds, params
@@ -21,7 +21,7 @@ from ml.promotion import PromotionError, promote, rollback
 from ml.serving.security import KeyFileError, new_key
 from ml.settings import Settings
 from ml.verdicts import newest_decision
-from ml.warehouse import connect, create_tables
+from ml.warehouse import WarehouseBusyError, connect, create_tables
 
 
 @pytest.fixture
@@ -145,7 +145,8 @@ def test_ctrl_c_ends_a_command_with_one_sentence(home: Path, tmp_path: Path) -> 
     ("name", "scopes", "said"),
     [
         ("a b", "predict", "'a b' cannot name a key; use 1 to 64 letters"),
-        ("app", "predict,all", "there is no scope 'all'; name some of predict,feedback,admin"),
+        ("app", "", r"unknown scope \(none\); scopes are"),
+        ("app", "predict,all", "unknown scope all; scopes are predict, feedback, admin"),
     ],
 )
 def test_a_key_that_cannot_be_made_is_told_by_its_option(name: str, scopes: str, said: str) -> None:
@@ -167,3 +168,28 @@ def test_dbt_tells_what_began_an_error_and_no_trace() -> None:
     assert said.startswith("[Errno 28] No space left on device: '/home/x' (cannot write the manifest and so on")
     assert len(said) < 1400
     assert dbt._reason(duckdb.IOException("full")) == "full"
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["dbt parse failed: [Errno 28] No space left on device", "(sqlite3.OperationalError) database or disk is full"],
+)
+def test_a_full_disk_is_told_with_what_to_do(said: str) -> None:
+    sentence = f"no space left on the disk of HOUSING_HOME; free some and type the same command again ({said})"
+    assert _sentence(RuntimeError(said)) == sentence
+
+
+# the innermost error of a failed step is what the command line tells
+def test_a_warehouse_open_in_another_tool_is_told_without_what_duckdb_said(home: Path) -> None:
+    settings = Settings(dataset="hdb")
+    with connect(settings):
+        pass
+    opens = f"import duckdb, time; c = duckdb.connect({str(settings.warehouse)!r}); print(flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", opens], stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        other.stdout.readline()
+        said = f"of hdb is held by process {other.pid} .*try again$"
+        with pytest.raises(WarehouseBusyError, match=said) as told, connect(settings):
+            pass
+        assert told.value.__cause__ is None
+        other.kill()
