@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_project.transform.project import fingerprint, project_files
 from ml.contract import load, month_date
 from ml.params import load as load_params
-from ml.settings import PROJECT_ROOT, Settings
+from ml.settings import PROJECT_ROOT, Settings, run_command
 from ml.warehouse import connect, create_tables, warehouse_lock
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def retrain(settings: Settings, *, show: Reporter) -> str:
         with connect(settings) as connection:
             decision = newest_decision(connection)
         if decision is None:
-            return "no month was judged yet, so there is nothing to decide; type: housing run"
+            return f"no month was judged yet, so there is nothing to decide; type: {run_command(settings.dataset)}"
         reasons = ", ".join(decision["reasons"]) or "no evidence"
         if decision["decision"] != "retrain":
             return f"{decision['decision']} ({reasons}); to train all the same: housing train --through YYYY-MM"

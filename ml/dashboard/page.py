@@ -15,12 +15,12 @@ from typing import Any
 
 import streamlit as st
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from ml.contract import Contract
 from ml.dashboard.charts import CONFIG, Figure
 from ml.dashboard.snapshot import Row, Snapshot
-from ml.settings import Settings
+from ml.settings import Settings, Variables
 from ml.words import MISSING, STATUS_WORDS, UNDATED, number
 
 #: Form, colour and word: no meaning hangs on colour alone.
@@ -76,7 +76,7 @@ a.h-tile {text-decoration: none} a.h-tile:hover, a.h-tile:focus-visible {border-
 """
 
 
-class Options(BaseSettings):
+class Options(Variables):
     """``HOUSING_DASHBOARD_*`` variables."""
 
     model_config = SettingsConfigDict(env_prefix="HOUSING_DASHBOARD_", env_file=".env", extra="ignore", frozen=True)
