@@ -33,7 +33,7 @@ Policy = Literal["never", "on-decision", "every-month"]
 POLICIES: tuple[Policy, ...] = ("never", "on-decision", "every-month")
 
 #: What each month is judged by; dbt adds what these are made from.
-JUDGED = ("retrain_decisions", "challenger_comparisons")
+JUDGED = ("actuals", "retrain_decisions", "challenger_comparisons")
 #: Layers that the copy holds already.
 STANDING = ("staging", "intermediate", "features")
 

@@ -44,6 +44,8 @@ paired as (
     inner join predictions as theirs on pair.challenger = theirs.model_version
     inner join predictions as ours
         on pair.champion = ours.model_version and theirs.observation_id = ours.observation_id
+    -- what a champion said of its own evaluation window is by a model that knew less than the one that serves
+    where theirs.split = 'eval' or ours.split <> 'eval'
 ),
 
 evidence as (
