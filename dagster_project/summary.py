@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 
 from ml import verdicts
+from ml.contract import load
 from ml.settings import Settings, run_command
 
 if TYPE_CHECKING:
@@ -34,9 +35,14 @@ select model_version, strftime(moved_at, '%Y-%m-%d %H:%M') as since
 from training.model_aliases where alias = 'champion'
 order by moved_at desc limit 1
 """
+#: Versions are measured in months of their own, persistence and last_year in those of the contract's split.
 ACCURACY = """
-select split, model_version, kind, n, mae, mdape_pct, within_10_pct, r2, median_ratio
+select split, model_version, kind, n, mae, mdape_pct, within_10_pct, r2, median_ratio, months.first, months.last
 from monitoring.accuracy
+left join (
+    select split, model_version, strftime(min(month), '%Y-%m') as first, strftime(max(month), '%Y-%m') as last
+    from monitoring.accuracy_by_month where population = 'valid' group by split, model_version
+) as months using (split, model_version)
 where population = 'valid' and split in ('eval', 'holdout')
 order by split, kind desc, mdape_pct
 """
@@ -106,7 +112,7 @@ def as_text(settings: Settings) -> str:
         + "".join(f"\n    {_n(r['n']):>10}  {r['reason']}" for r in figures["rejected_by_reason"]),
     ]
     lines += _model(figures)
-    lines += _accuracy(figures["accuracy"])
+    lines += _accuracy(figures["accuracy"], dated=load(settings.dataset).observed_on is not None)
     lines += [
         "",
         "Next: make ui                      see every step at http://127.0.0.1:3000",
@@ -152,16 +158,18 @@ def _model(figures: dict[str, Any]) -> list[str]:
     return out
 
 
-def _accuracy(rows: list[dict[str, Any]]) -> list[str]:
+def _accuracy(rows: list[dict[str, Any]], *, dated: bool) -> list[str]:
     if not rows:
         return []
     head = f"  {'split':<9}{'model':<16}{'n':>9}{'MAE':>12}{'MdAPE %':>9}{'within 10 %':>13}{'R2':>8}{'ratio':>8}"
+    head += "  months" if dated else ""
     # one absurd price would rule MAE and R2; the population `all` stands beside it in monitoring.accuracy
     out = ["", "  prices that are valid by the contract's rules:", head]
     for r in rows:
         out.append(
             f"  {r['split']:<9}{r['model_version']:<16}{_n(r['n']):>9}{_f(r['mae'], 0):>12}{_f(r['mdape_pct'], 2):>9}"
             f"{_f(r['within_10_pct'], 1):>13}{_f(r['r2'], 3):>8}{_f(r['median_ratio'], 3):>8}"
+            + (f"  {r['first']} to {r['last']}" if dated else "")
         )
     return out
 
