@@ -196,7 +196,7 @@ def test_a_rule_that_would_look_at_the_answer_is_refused(
 ) -> None:
     import yaml
 
-    block = toy.CONTRACT.model_dump(mode="json", exclude={"name"})
+    block = toy.CONTRACT.model_dump(mode="json", exclude={"name"}, exclude_none=True)
     block["recent_errors"] = {"months_back": months_back, "groups": [{"keys": keys, "prior": 5}]}
     folder = tmp_path / "toy"
     folder.mkdir()
