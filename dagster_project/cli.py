@@ -146,11 +146,9 @@ def simulate(
     The prices are labelled simulated; no model learns from them or is judged by them.
     """
     from dagster_project import pipeline, summary
-    from dagster_project.simulate import require
 
     settings = _settings(dataset)
     with _progress() as show:
-        require(settings, source)
         pipeline.simulate(settings, source, every_minutes=every, batches=batches, seed=seed, show=show)
     typer.echo(summary.actuals(settings))
 

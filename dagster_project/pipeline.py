@@ -79,8 +79,9 @@ def simulate(
 ) -> None:
     """Land the unpriced rows of a file batch by batch and score each; its made-up prices come with the next one."""
     from dagster_project.raw.landing import land
-    from dagster_project.simulate import answer, split
+    from dagster_project.simulate import answer, require, split
 
+    require(settings, source)
     with TemporaryDirectory() as name:
         folder = Path(name)
         files = split(load(settings.dataset), source, folder, batches)

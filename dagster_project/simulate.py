@@ -17,7 +17,7 @@ from dagster_project.raw.landing import LandingError, files_of
 from dagster_project.raw.reading import literal, read_csv, read_parquet
 from dagster_project.raw.structure import read_bytes
 from ml.contract import Contract
-from ml.registry import ModelVersion, champion
+from ml.registry import required_champion
 from ml.settings import Settings, nothing_built
 from ml.warehouse import connect, is_built, quoted, warehouse_lock
 
@@ -26,11 +26,13 @@ NOISE = 0.07
 
 
 class SimulationError(RuntimeError):
-    """There is no version whose predictions could be answered; the message says what to do."""
+    """Nothing was built whose predictions could be answered; the message says what to do."""
 
 
 def require(settings: Settings, source: Path) -> None:
-    """Refuse before anything lands. Raises LandingError for what is no readable file, SimulationError."""
+    """Refuse before anything lands. Raises LandingError for what is no readable file, SimulationError and
+    NoChampionError.
+    """
     path = source.expanduser()
     if path.is_dir():
         raise LandingError(f"{path} is a folder; give one file whose rows have no price")
@@ -40,7 +42,7 @@ def require(settings: Settings, source: Path) -> None:
     with warehouse_lock(settings, "housing simulate"), connect(settings, read_only=True) as connection:
         if not is_built(connection, "training.model_versions"):
             raise SimulationError(nothing_built(settings.dataset))
-        _champion(connection)
+        required_champion(connection)
 
 
 def split(contract: Contract, source: Path, folder: Path, batches: int) -> list[Path]:
@@ -84,7 +86,7 @@ def answer(connection: duckdb.DuckDBPyConnection, file: str, path: Path, *, seed
 
     The same predictions and seed give the same prices.
     """
-    version = _champion(connection)
+    version = required_champion(connection)
     predicted = connection.execute(
         """
         select p.observation_id, p.predicted_price
@@ -106,10 +108,3 @@ def answer(connection: duckdb.DuckDBPyConnection, file: str, path: Path, *, seed
     )
     pyarrow.csv.write_csv(table, path)
     return len(prices)
-
-
-def _champion(connection: duckdb.DuckDBPyConnection) -> ModelVersion:
-    version = champion(connection)
-    if version is None:
-        raise SimulationError("no version passed its gate, so nothing can be scored; see housing status")
-    return version

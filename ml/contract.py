@@ -17,7 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from ml.refusals import Place, place_in, refusals
 from ml.reserved import LOADING, RESERVED_WORDS, STEPS, SUFFIXES, TAKEN
-from ml.settings import STAGING
+from ml.settings import PROJECT_ROOT
+
+STAGING = PROJECT_ROOT / "warehouse" / "models" / "staging"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 Month = Annotated[str, Field(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")]

@@ -9,7 +9,7 @@ not put right. Training and registering are in ``ml/registry.py``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -18,7 +18,7 @@ from ml.contract import Contract
 from ml.mlflow_store import open_registry
 from ml.registry import CHALLENGER, CHAMPION, ModelVersion, challenger, champion, versions
 from ml.settings import Settings, nothing_built
-from ml.warehouse import is_built, transaction
+from ml.warehouse import is_built, transaction, utc_now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,7 +72,7 @@ def enter(client: MlflowClient, name: str, found: RegisteredVersion, actor: str)
         instead = f" in place of {earlier}" if earlier else ""
         reason = f"v{found.version} passed its gate and challenges {standing[CHAMPION]}{instead}"
         _give(client, name, CHALLENGER, str(found.version), actor=actor, reason=reason)
-    client.set_model_version_tag(name, str(found.version), ENTERED, _now().isoformat())
+    client.set_model_version_tag(name, str(found.version), ENTERED, utc_now().isoformat())
 
 
 def follow_aliases(connection: duckdb.DuckDBPyConnection, client: MlflowClient, name: str) -> list[str]:
@@ -97,7 +97,7 @@ def follow_aliases(connection: duckdb.DuckDBPyConnection, client: MlflowClient, 
         connection.execute(
             "insert into training.model_aliases by name select ? as alias, ? as model_version, ? as previous_version, "
             "?::timestamp as moved_at, ? as actor, ? as reason",
-            [alias, wanted, previous, _now(), actor, reason],
+            [alias, wanted, previous, utc_now(), actor, reason],
         )
         done.append(f"{alias} is {wanted or 'nobody'}: {reason}")
     connection.execute(
@@ -277,12 +277,8 @@ def _remember(
     reason: str | None = None,
 ) -> None:
     row = {**vars(found), "verdict": verdict or found.verdict, "reason": reason or found.reason}
-    row |= {"decided_at": _now(), "mode": mode, "actor": actor}
+    row |= {"decided_at": utc_now(), "mode": mode, "actor": actor}
     connection.execute(
         f"insert into training.promotion_decisions ({', '.join(row)}) values ({', '.join('?' * len(row))})",
         list(row.values()),
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)

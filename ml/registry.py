@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -37,7 +37,7 @@ from ml.params import Params
 from ml.params import load as load_params
 from ml.settings import PROJECT_ROOT, Settings
 from ml.train import Fit, Progress, fit
-from ml.warehouse import transaction
+from ml.warehouse import transaction, utc_now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,6 +59,10 @@ CHALLENGER = "challenger"
 
 class RegistryError(RuntimeError):
     """A version that is needed does not exist or cannot be read; the message says what to do."""
+
+
+class NoChampionError(RuntimeError):
+    """No version passed its gate yet; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,13 @@ def versions(connection: duckdb.DuckDBPyConnection) -> list[ModelVersion]:
 def champion(connection: duckdb.DuckDBPyConnection) -> ModelVersion | None:
     """The version that scores, if any passed its gate."""
     return next((v for v in versions(connection) if v.status == CHAMPION), None)
+
+
+def required_champion(connection: duckdb.DuckDBPyConnection) -> ModelVersion:
+    """The same for who cannot do without. Raises NoChampionError."""
+    if (version := champion(connection)) is None:
+        raise NoChampionError("no version passed its gate, so nothing can be scored; see housing status")
+    return version
 
 
 def challenger(connection: duckdb.DuckDBPyConnection) -> ModelVersion | None:
@@ -327,7 +338,7 @@ def _register(
     _log_numbers(client, run, shown, selection, result)
     row = {
         "dataset": contract.name,
-        "created_at": _now().isoformat(),
+        "created_at": utc_now().isoformat(),
         "reasons": verdict.reasons,
         "trained_from": _iso(selection.trained_from),
         "trained_through": _iso(selection.window.through),
@@ -524,10 +535,6 @@ def _git_commit() -> str | None:
     except OSError:
         return None
     return described.stdout.strip() or None
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
 
 
 def _iso(value: date | None) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 
 import duckdb
 import numpy as np
@@ -21,7 +21,7 @@ from ml.recent_errors import correct
 from ml.registry import CHALLENGER, ModelVersion, load_bundle
 from ml.settings import Settings
 from ml.verdicts import is_canary
-from ml.warehouse import months_in, quoted, transaction
+from ml.warehouse import months_in, quoted, transaction, utc_now
 
 BATCH_ROWS = 65_536  # rows in memory at a time
 MONTHS_PER_TRANSACTION = 12  # a commit costs as much as scoring thousands of rows
@@ -106,7 +106,7 @@ def _score(
     told: Callable[[int], None],
 ) -> None:
     columns = ", ".join(quoted(c) for c in (*IDENTITY, "target_offset", "built_through_batch", *bundle.features_used))
-    scored_at = datetime.now(UTC).replace(tzinfo=None)
+    scored_at = utc_now()
     # a second connection reads while the first writes; both see the warehouse as it stands now
     with closing(connection.cursor()) as reading, transaction(connection):
         _forget(connection, version, months)
@@ -145,10 +145,15 @@ def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion
     return [month for (month,) in rows]
 
 
+def _mine(version: ModelVersion) -> str:
+    """Condition on ``predictions.predictions as p``: by the version or its straight line."""
+    return f"p.model_version in ('{version.model_version}', '{version.linear_version}')"
+
+
 def _left_over(version: ModelVersion) -> str:
     """Condition on ``predictions.predictions as p``: scored in a month in which its row stands no more."""
     return f"""
-        p.model_version in ('{version.model_version}', '{version.linear_version}')
+        {_mine(version)}
         and p.split <> 'eval' and p.mode = 'batch' and not exists (
             select 1 from features.features as f where p.observation_id = f.observation_id and p.month = f.month
         )
@@ -185,7 +190,7 @@ def _write(
                 ?::timestamp as scored_at, ? as run_id
             from priced
             """,
-            [name, kind, datetime.now(UTC).replace(tzinfo=None), run_id],
+            [name, kind, utc_now(), run_id],
         )
     connection.unregister("priced")
 
@@ -211,7 +216,7 @@ def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, months
         f"""
         delete from predictions.predictions as p
         where (p.month in {months_in(months)} and {_left_over(version)})
-            or (p.model_version in ('{version.model_version}', '{version.linear_version}') and p.observation_id in (
+            or ({_mine(version)} and p.observation_id in (
                 select observation_id from features.features where month in {months_in(months)} and {_to_score(version)}
             ))
         """

@@ -20,9 +20,6 @@ DEFAULT_DATASET = "housets"
 
 PROJECT_ROOT = Path(__file__).resolve().parents[1]
 
-#: A folder for each dataset, with its contract and its staging model.
-STAGING = PROJECT_ROOT / "warehouse" / "models" / "staging"
-
 #: No shipped tool reports home. Set before any of them is imported.
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -74,8 +71,9 @@ class Settings(Variables):
     def _is_a_name(cls, value: str) -> str:
         # it becomes part of paths
         if not re.fullmatch("[a-z][a-z0-9_]*", value):
-            known = ", ".join(sorted(p.name for p in STAGING.iterdir() if p.is_dir()))
-            raise ValueError(f"{value!r} is no dataset; known are: {known}")
+            from ml.contract import available  # which reads settings itself
+
+            raise ValueError(f"{value!r} is no dataset; known are: {', '.join(available())}")
         return value
 
     @field_validator("home", mode="before")

@@ -174,6 +174,11 @@ def is_built(connection: duckdb.DuckDBPyConnection, name: str) -> bool:
     return connection.execute(found, [schema, table]).fetchone() is not None
 
 
+def utc_now() -> datetime:
+    """The time as tables hold it: UTC, without zone."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
 def months_in(months: Sequence[date]) -> str:
     """SQL list of months, to stand behind ``in``."""
     return "(" + ", ".join(f"date '{month}'" for month in months) + ")"

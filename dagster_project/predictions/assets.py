@@ -12,16 +12,12 @@ from dagster_project.resources import POOL, Housing
 from expectations.predictions import check, rules
 from expectations.runner import ExpectationResult
 from ml.contract import Contract
-from ml.registry import ModelVersion, challenger, champion
+from ml.registry import ModelVersion, challenger, required_champion
 from ml.score import scorable_months, score_months
 
 KEY = dg.AssetKey(["predictions", "predictions"])
 #: Tag of a run that somebody asked for in the UI, for a range of months.
 BACKFILL = "dagster/backfill"
-
-
-class NoChampionError(RuntimeError):
-    """No version passed its gate yet; the message says what to do."""
 
 
 def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
@@ -41,9 +37,7 @@ def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
     )
     def predictions(context: dg.AssetExecutionContext, housing: Housing) -> dg.MaterializeResult:
         with housing.write(context) as connection:
-            version = champion(connection)
-            if version is None:
-                raise NoChampionError("no version passed its gate, so nothing can be scored; see housing status")
+            version = required_champion(connection)
             rows = _score(context, housing, connection, version, _months(context, connection, version))
             if rival := challenger(connection):
                 _score(context, housing, connection, rival, _pending(context, connection, rival))

@@ -11,14 +11,14 @@ import os
 import shutil
 import time
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 import duckdb
 
 from ml.durable import sync
 from ml.settings import Settings, run_command
-from ml.warehouse import connect, quoted, warehouse_lock
+from ml.warehouse import connect, quoted, utc_now, warehouse_lock
 
 #: Layout of the file: DuckDB 0.10 and later can open it, whichever version wrote it.
 STORAGE_VERSION = "v1.0.0"
@@ -266,7 +266,7 @@ def _finish(connection: duckdb.DuckDBPyConnection, settings: Settings, content: 
         """,
         {
             "dataset": settings.dataset,
-            "published_at": datetime.now(UTC).replace(tzinfo=None),
+            "published_at": utc_now(),
             "fingerprint": content.fingerprint,
             "duckdb_version": duckdb.__version__,
         },

@@ -9,7 +9,7 @@ simulated price stays in ``raw.actuals``, so that nothing ever learns from it. T
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import duckdb
@@ -23,7 +23,7 @@ from expectations.actual_file import OBSERVATION_ID, REPORTED_AT, SOURCE
 from expectations.runner import Rule
 from ml.contract import Contract
 from ml.settings import Settings
-from ml.warehouse import PROVENANCE, create_tables, quoted, transaction
+from ml.warehouse import PROVENANCE, create_tables, is_built, quoted, transaction, utc_now
 
 #: Tells the key of every landed row, and whether it passed the contract's rules.
 CHECKED = "intermediate.int_observations_checked"
@@ -62,10 +62,8 @@ def ingest_actuals(
 
 def needs_staging(settings: Settings, contract: Contract, connection: duckdb.DuckDBPyConnection) -> bool:
     """Is there work for ``ingest_actuals``, but the view that it asks is missing or of an earlier contract?"""
-    found = connection.execute(
-        "select count(*) from duckdb_views() where schema_name || '.' || view_name = ?", [CHECKED]
-    ).fetchone()
-    return Actuals(settings, contract, connection).is_used and (found == (0,) or needs_full_refresh(settings))
+    is_used = Actuals(settings, contract, connection).is_used
+    return is_used and (not is_built(connection, CHECKED) or needs_full_refresh(settings))
 
 
 class Actuals(Inbox):
@@ -120,7 +118,7 @@ class Actuals(Inbox):
 
     def look_again(self) -> None:
         """Apply prices that waited for their rows, and those that a later landing of their rows without a price hid."""
-        now = datetime.now(UTC).replace(tzinfo=None)
+        now = utc_now()
         self._judge()
         waiting = self.connection.execute(
             "select _file, _batch, count(*) from judged_actuals where is_news group by all order by all"

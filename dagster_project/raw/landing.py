@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from expectations import raw_file
 from expectations.runner import ExpectationResult, Profile, Rule, prepare, profile, run
 from ml.contract import Contract
 from ml.settings import Settings
-from ml.warehouse import create_tables, quoted, transaction
+from ml.warehouse import create_tables, quoted, transaction, utc_now
 
 SUFFIXES = (".csv", ".parquet")
 
@@ -216,7 +216,7 @@ class _Ingestion:
         self._inbox, self._settings, self._connection = inbox, inbox.settings, inbox.connection
         self._rules = inbox.rules()
         self._ledger = _Ledger(inbox.connection, inbox.prefix)
-        self._now = datetime.now(UTC).replace(tzinfo=None)
+        self._now = utc_now()
 
     def look(self, path: Path) -> _Candidate | FileOutcome:
         """Cheap first look, by name and status only."""

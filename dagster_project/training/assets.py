@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -15,6 +14,7 @@ from ml.params import DEFAULT_PROFILE
 from ml.params import load as load_params
 from ml.registry import ModelVersion, run_file, train_and_register
 from ml.settings import Settings
+from ml.warehouse import utc_now
 
 GATE = "gate"
 
@@ -81,14 +81,10 @@ def _attempt(connection: duckdb.DuckDBPyConnection, config: TrainingConfig, run_
         return
     connection.execute(
         "insert into training.retrain_attempts values (?, ?, ?, null, ?)",
-        [config.decision_id, config.attempt, _now(), run_id],
+        [config.decision_id, config.attempt, utc_now(), run_id],
     )
     yield
-    connection.execute("update training.retrain_attempts set finished_at = ? where run_id = ?", [_now(), run_id])
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
+    connection.execute("update training.retrain_attempts set finished_at = ? where run_id = ?", [utc_now(), run_id])
 
 
 def _numbers(version: ModelVersion) -> dict[str, Any]:

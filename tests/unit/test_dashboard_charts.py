@@ -6,7 +6,6 @@ import json
 import re
 from datetime import date
 from math import log10
-from types import SimpleNamespace
 from typing import Any
 
 import duckdb
@@ -18,6 +17,7 @@ from ml.dashboard import charts, form, queries
 from ml.dashboard.page import plain
 from ml.dashboard.queries import Filters
 from ml.dashboard.views import what_if
+from ml.serving.schemas import schemas
 
 MARKUP = '<a href="http://example.org">x</a> & y'
 
@@ -179,7 +179,7 @@ def test_a_text_is_proposed_from_which_the_usual_number_is_read(name: str, usual
     ],
 )
 def test_what_if_refuses_what_the_api_refuses(given: dict[str, float], fault: str | None) -> None:
-    page: Any = SimpleNamespace(contract=load("house_data"))
+    known = schemas(load("house_data"), max_rows=1)
     row = {"location": "Rural", "sqft": 1000.0, "bedrooms": 2.0, "bathrooms": 1.0, "year_built": 1990.0}
-    found = what_if._faults(page, row | {"condition": "Good"} | given)
+    found = what_if._faults(known, row | {"condition": "Good"} | given)
     assert [f[: len(fault)] for f in found] == [fault] if fault else found == []

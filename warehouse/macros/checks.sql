@@ -74,9 +74,8 @@
     {% do problems.append({'when': list_has('parse_labels', unreadable), 'label': unreadable}) %}
     {# a slip in the year: its price would stand for the newest market. A month to spare, as days differ around the world #}
     {% if contract().observed_on %}
-      {% set landed = add_months(month_of('_loaded_at'), 1) %}
       {% do problems.append({
-          'when': c.name ~ ' is not null and observed_on >= ' ~ add_months(landed, 1),
+          'when': c.name ~ ' is not null and observed_on >= ' ~ add_months(month_of('_loaded_at'), 2),
           'label': contract().observed_on ~ ':after_it_landed'}) %}
     {% endif %}
   {% endfor %}

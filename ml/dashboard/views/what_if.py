@@ -29,7 +29,7 @@ def render(page: Page) -> None:
         return
     try:
         with st.spinner("Loading the model"):
-            engine, explainer = _loaded(page.settings.dataset, page.snapshot.fingerprint, page)
+            engine, explainer, known = _loaded(page.settings.dataset, page.snapshot.fingerprint, page)
     except (RuntimeError, OSError, ValueError) as error:  # of registry, bundle, snapshot: each a sentence
         again = f"Type: housing train --force --dataset {page.contract.name}"
         banner("fail", "The champion cannot be loaded", f"{error}. {again}")
@@ -38,7 +38,7 @@ def render(page: Page) -> None:
     with left:
         row = _form(page, engine)
     with right:
-        if faults := _faults(page, row):
+        if faults := _faults(known, row):
             banner("warn", "No price can be given", f"{'; '.join(faults)}.")
             return
         answers = engine.answer([row], "champion")
@@ -50,23 +50,24 @@ def render(page: Page) -> None:
         _comparables(page, why["comparables"])
 
 
-def _release(loaded: tuple[Any, Any]) -> None:
+def _release(loaded: tuple[Any, ...]) -> None:
     loaded[0].snapshot.close()
 
 
 @st.cache_resource(max_entries=2, show_spinner=False, on_release=_release)
-def _loaded(dataset: str, fingerprint: str, _page: Page) -> tuple[Any, Any]:
-    """Engine and explainer of the champion, kept until another snapshot is published."""
+def _loaded(dataset: str, fingerprint: str, _page: Page) -> tuple[Any, Any, Any]:
+    """Engine and explainer of the champion and the types of its inputs, kept until another snapshot is published."""
     # importing these takes longer than all of the other pages
     from ml.registry import load_bundle
     from ml.serving.engine import Engine
     from ml.serving.explain import Explainer
+    from ml.serving.schemas import schemas
     from ml.serving.snapshot import Snapshot
 
     held = Snapshot(_page.settings)
     version = held.versions()["champion"]
     engine = Engine(_page.contract, held, version, load_bundle(_page.settings, version))
-    return engine, Explainer(engine, _page.settings.threads)
+    return engine, Explainer(engine, _page.settings.threads), schemas(_page.contract, max_rows=1)
 
 
 @st.cache_resource(max_entries=200, show_spinner=False)
@@ -138,14 +139,13 @@ def _input(field: Field, key: str) -> Any:
     )
 
 
-def _faults(page: Page, row: Row) -> list[str]:
+def _faults(known: Any, row: Row) -> list[str]:
     """Why the API would refuse the row, a sentence for each value."""
     from ml.serving.bodies import parse
     from ml.serving.problems import ProblemError
-    from ml.serving.schemas import schemas
 
     try:
-        parse(schemas(page.contract, max_rows=1), json.dumps(row).encode())
+        parse(known, json.dumps(row).encode())
     except ProblemError as error:
         return [f"{_words(fault['field'])}: {fault['reason']}" for fault in error.errors]
     return []
