@@ -158,7 +158,7 @@ def _prepare(settings: Settings, own: Settings, contract: Contract, plan: Plan, 
 
 def _state(connection: duckdb.DuckDBPyConnection, contract: Contract, plan: Plan, params: Params) -> str:
     """Digest of what a replay depends on; its last month may be moved on."""
-    rows = connection.execute("select count(*), bit_xor(hash(f)) from features.features as f").fetchone()
+    rows = connection.execute("select count(*), sum(hash(f)) from features.features as f").fetchone()
     parts = [plan.policy, plan.first.isoformat(), params.model_dump(), contract.model_dump(mode="json"), str(rows)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -88,17 +88,17 @@ def explain_months(
 
 def unexplained_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:
     """Months with predictions that are not explained as they stand now, or with explanations of predictions gone."""
+    fingerprint = "count(*) as n, sum(hash(observation_id, built_through_batch)) as fingerprint"
     rows = connection.execute(
         f"""
         select coalesce(p.month, e.month) as month
-        from ({_explained(version)}) as p
-        full outer join (
-            select * from predictions.explanations where model_version = $version and rank = 0
-        ) as e
-            on p.observation_id = e.observation_id and p.month = e.month
-            and p.built_through_batch = e.built_through_batch
-        where p.observation_id is null or e.observation_id is null
-        group by 1 order by 1
+        from (select month, {fingerprint} from ({_explained(version)}) group by month) as p
+        full join (
+            select month, {fingerprint} from predictions.explanations
+            where model_version = $version and rank = 0 group by month
+        ) as e on p.month = e.month
+        where (p.n, p.fingerprint) is distinct from (e.n, e.fingerprint)
+        order by 1
         """,
         {"version": version.model_version},
     ).fetchall()

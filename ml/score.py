@@ -127,20 +127,47 @@ def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion
 
     ``again``: whether or not their rows were scored before.
     """
+    months = None if again else _months_in_doubt(connection, version)
+    if months == []:
+        return []
+    among = "true" if months is None else f"month in {months_in(months)}"
     rows = connection.execute(
         f"""
-        select month from features.features as f
+        select month from (select * from features.features where {among}) as f
         where {_to_score(version)} and ($again or not exists (
             select 1 from predictions.predictions as p
             where p.observation_id = f.observation_id and p.model_version = $version
             and p.built_through_batch = f.built_through_batch and p.month = f.month
         ))
         union
-        select month from predictions.predictions as p
+        select month from (select * from predictions.predictions where {among}) as p
         where {_left_over(version)}
         order by month
         """,
         {"version": version.model_version, "again": again},
+    ).fetchall()
+    return [month for (month,) in rows]
+
+
+def _months_in_doubt(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:
+    """Months whose rows to score are not the rows scored: a look at each row's hash instead of a search for its twin.
+
+    They may be in order all the same, where a row's price came after its prediction.
+    """
+    fingerprint = "count(*) as n, sum(hash(observation_id, built_through_batch)) as fingerprint"
+    rows = connection.execute(
+        f"""
+        select coalesce(wanted.month, scored.month) as month
+        from (select month, {fingerprint} from features.features where {_to_score(version)} group by month) as wanted
+        full join (
+            select month, model_version, {fingerprint} from predictions.predictions as p
+            where {_mine(version)} and p.split <> 'eval' and p.mode = 'batch' group by month, model_version
+        ) as scored on wanted.month = scored.month
+        group by 1
+        having count(scored.model_version) <> 2
+            or not bool_and(wanted.n is not distinct from scored.n and wanted.fingerprint = scored.fingerprint)
+        order by 1
+        """
     ).fetchall()
     return [month for (month,) in rows]
 

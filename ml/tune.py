@@ -180,7 +180,7 @@ def _content(connection: duckdb.DuckDBPyConnection, contract: Contract) -> str:
     """Digest of the folds' rows, labels and features."""
     found = connection.execute(
         """
-        select count(*), bit_xor(hash(m.observation_id, m.fold, m.role, d.target))
+        select count(*), sum(hash(m.observation_id, m.fold, m.role, d.target))
         from training.int_fold_members as m
         inner join training.training_dataset as d on m.observation_id = d.observation_id
         """

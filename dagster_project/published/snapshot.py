@@ -10,6 +10,7 @@ import hashlib
 import os
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -156,16 +157,24 @@ def publish(settings: Settings) -> PublishResult:
     target.parent.mkdir(parents=True, exist_ok=True)
     with warehouse_lock(settings, "publishing the snapshot"):
         _remove_leftovers(target)
+        # the process id only tells people whose file it is; the lock says that nobody else writes one
+        aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
         try:
-            with connect(settings, read_only=True) as connection:
-                content = _content(connection, settings.dataset)
+            with connect(settings, read_only=True) as connection, ThreadPoolExecutor(1, "copy") as beside:
                 standing = _standing(connection, target)
+                # half a gigabyte keeps the disk busy for as long as hashing keeps the processor
+                copy = (
+                    beside.submit(_copy, target, aside) if standing and _has_new_files(connection, standing) else None
+                )
+                content = _content(connection, settings.dataset)
+                if copy:
+                    copy.result()
                 changed = standing is None or standing.fingerprint != content.fingerprint
                 if changed:
-                    # the process id only tells people whose file it is; the lock says that nobody else writes one
-                    aside = target.with_name(f"{target.name}.{os.getpid()}.tmp")
                     changes = _Changes.between(standing, content) if standing else None
-                    if not changes or not _write_changes(connection, settings, target, aside, changes):
+                    if changes and not copy:
+                        _copy(target, aside)
+                    if not changes or not _write_changes(connection, settings, aside, changes):
                         _write_all(connection, settings, aside, content)
                     _replace(aside, target)
         finally:
@@ -220,7 +229,19 @@ def _standing(connection: duckdb.DuckDBPyConnection, target: Path) -> _Content |
     return _Content(parts)
 
 
+def _has_new_files(connection: duckdb.DuckDBPyConnection, standing: _Content) -> bool:
+    """Whether files came since the snapshot, so that its rows will differ; they may differ without, too."""
+    found = connection.execute("select count(*) from raw.files").fetchone()
+    return found != (standing.rows.get("raw.files"),)
+
+
+def _copy(standing: Path, aside: Path) -> None:
+    shutil.copyfile(standing, aside)
+    sync(aside)
+
+
 def _write_all(connection: duckdb.DuckDBPyConnection, settings: Settings, aside: Path, content: _Content) -> None:
+    aside.unlink(missing_ok=True)  # a copy that was not needed
     connection.execute(f"attach {_text(aside)} as snapshot (read_write, storage_version '{STORAGE_VERSION}')")
     for schema in sorted({relation.schema for relation in content.parts} | {"published"}):
         connection.execute(f"create schema snapshot.{quoted(schema)}")
@@ -229,20 +250,15 @@ def _write_all(connection: duckdb.DuckDBPyConnection, settings: Settings, aside:
     _finish(connection, settings, content)
 
 
-def _write_changes(
-    connection: duckdb.DuckDBPyConnection, settings: Settings, standing: Path, aside: Path, changes: _Changes
-) -> bool:
-    """Copy the standing snapshot and write the changed parts only, so that one more month costs about one month.
+def _write_changes(connection: duckdb.DuckDBPyConnection, settings: Settings, aside: Path, changes: _Changes) -> bool:
+    """Write only the changed parts into a copy of the standing snapshot, so that one more month costs about one month.
 
-    Returns False, with nothing left behind, where a third of the file is room that earlier changes left: then it is
-    better written anew.
+    Returns False where a third of the file is room that earlier changes left: then it is better written anew.
     """
-    shutil.copyfile(standing, aside)
     connection.execute(f"attach {_text(aside)} as snapshot (read_write)")
     room = "select free_blocks * 3 > total_blocks from pragma_database_size() where database_name = 'snapshot'"
     if connection.execute(room).fetchone() == (True,):
         connection.execute("detach snapshot")
-        aside.unlink()
         return False
     for relation, months in changes.months.items():
         dates = ", ".join(f"date '{month}'" for month in months if month)

@@ -273,6 +273,24 @@ def test_only_series_whose_rows_changed_are_measured_again(warehouse: Home, tmp_
         _assert_equal(row, accuracy(*_prices(again, row)), ACCURACY)
 
 
+def test_a_series_is_measured_again_when_two_homes_swap_their_predictions(warehouse: Home, tmp_path: Path) -> None:
+    again = Home(tmp_path, "housets")
+    again.settings.warehouse.parent.mkdir(parents=True)
+    shutil.copy(warehouse.settings.warehouse, again.settings.warehouse)
+    with connect(again.settings) as connection:
+        connection.execute(
+            "update predictions.predictions set predicted_price = 300 - predicted_price "
+            "where model_version = 'v1' and month = '2022-01-01'"
+        )
+    again.dbt("run", "--select", "predictions", "monitoring")
+    (row,) = _ask(
+        again,
+        "from monitoring.accuracy_by_month where model_version = 'v1' and month = '2022-01-01' and population = 'all'",
+    )
+    _assert_equal(row, accuracy(*_prices(again, row)), ACCURACY)
+    assert row["mae"] == pytest.approx(90), "100 and 200 were predicted as 190 and 110"
+
+
 def test_importance_is_measured_again_when_recent_errors_alone_changed(warehouse: Home, tmp_path: Path) -> None:
     again = Home(tmp_path, "housets")
     again.settings.warehouse.parent.mkdir(parents=True)

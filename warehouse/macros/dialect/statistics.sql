@@ -23,9 +23,13 @@
 {% macro each_element_of(list) %}{{ return(adapter.dispatch('each_element_of')(list)) }}{% endmacro %}
 {% macro default__each_element_of(list) %}{{ return('unnest(' ~ list ~ ')') }}{% endmacro %}
 
-{# Aggregate: one text for the content of a set of distinct rows, whatever their order. Spark: bit_xor(xxhash64(...)). #}
+{#
+  Aggregate: one text for the content of a set of distinct rows, whatever their order. Hashed twice, because DuckDB's hash
+  of several columns ends in a xor with that of the last: a value that an even number of rows share would cancel out, and
+  two rows could swap theirs unseen. Spark: bit_xor(xxhash64(...)).
+#}
 {% macro content_fingerprint(columns) %}{{ return(adapter.dispatch('content_fingerprint')(columns)) }}{% endmacro %}
-{% macro default__content_fingerprint(columns) %}{{ return('cast(bit_xor(hash(' ~ columns | join(', ') ~ ')) as varchar)') }}{% endmacro %}
+{% macro default__content_fingerprint(columns) %}{{ return('cast(bit_xor(hash(hash(' ~ columns | join(', ') ~ '))) as varchar)') }}{% endmacro %}
 
 {# Aggregate: texts joined in an order. Spark: array_join(transform(array_sort(collect_list(...)))). #}
 {% macro joined_text(text, order) %}{{ return(adapter.dispatch('joined_text')(text, order)) }}{% endmacro %}
