@@ -121,6 +121,8 @@ def test_every_value_is_the_one_in_the_warehouse(settings: Settings):
         "update features.features set month = date '2030-01-01' where month is null or observation_id = '8'",
         "update training.model_aliases set reason = 'another'; delete from features.features where rooms = 3 "
         "and month = date '2020-05-01'",
+        "insert into raw.files (file, status, batch, loaded_at) values ('b.csv', 'loaded', 2, '2022-01-01'); "
+        "delete from features.features where month = date '2020-05-01'",
     ],
 )
 def test_a_change_of_some_months_writes_those_alone_and_gives_what_writing_everything_gives(
@@ -139,6 +141,18 @@ def test_a_change_of_some_months_writes_those_alone_and_gives_what_writing_every
     assert everything.fingerprint == changes.fingerprint
     assert by_changes == {name: ask(settings, f"from {name} order by all") for name in everything.rows}
     assert len(by_changes["training.training_dataset"]) == changes.rows["training.training_dataset"]
+
+
+def test_a_file_that_changed_nearly_everything_is_published(settings: Settings):
+    publish(settings)
+    change(
+        settings, "insert into raw.files (file, status, batch, loaded_at) values ('b.csv', 'loaded', 2, '2022-01-01')"
+    )
+    change(settings, "update features.features set price = price + 1")
+    changed = publish(settings)
+    assert (changed.published, changed.rows["raw.files"]) == (True, 1)
+    settings.published.unlink()
+    assert publish(settings).fingerprint == changed.fingerprint
 
 
 def test_a_snapshot_full_of_room_that_changes_left_is_written_anew(settings: Settings):
@@ -363,6 +377,7 @@ def test_an_empty_warehouse_publishes_an_empty_snapshot(tmp_path: Path):
         pass
     assert publish(settings).rows == {}
     assert ask(settings, "select dataset from published.about") == [("hdb",)]
+    assert not publish(settings).published
 
 
 def test_a_missing_warehouse_says_what_to_run(tmp_path: Path):
