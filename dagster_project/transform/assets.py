@@ -2,10 +2,11 @@
 
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 import dagster as dg
-from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, dbt_assets
+from dagster_dbt import DagsterDbtTranslator, DagsterDbtTranslatorSettings, DbtProject, dbt_assets
 from dagster_dbt.asset_utils import get_updated_cli_invocation_params_for_context
 from dagster_dbt.core.dbt_cli_event import DbtCoreCliEventMessage
 from dbt_common.events.base_types import EventMsg
@@ -28,6 +29,30 @@ class LayerTranslator(DagsterDbtTranslator):
 
     def get_group_name(self, dbt_resource_props: Mapping[str, Any]) -> str | None:
         return dbt_resource_props["schema"]
+
+    def get_asset_check_spec(
+        self, asset_spec: dg.AssetSpec, manifest: Mapping[str, Any], unique_id: str, project: DbtProject | None
+    ) -> dg.AssetCheckSpec | None:
+        spec = super().get_asset_check_spec(asset_spec, manifest, unique_id, project)
+        return spec and spec._replace(description=_claim(manifest["nodes"][unique_id]))
+
+
+def _claim(test: Mapping[str, Any]) -> str | None:
+    """What a data test holds to be true, for people who see it fail; a file of SQL says so in its first comment."""
+    if not (generic := test.get("test_metadata")):
+        comment = takewhile(lambda line: line.startswith("--"), test["raw_code"].splitlines())
+        return " ".join(line.removeprefix("--").strip() for line in comment) or None
+    told: dict[str, Any] = generic["kwargs"]
+    column = told.get("column_name")
+    bounds = [f"at {side} {told[f'at_{side}']}" for side in ("least", "most") if told.get(f"at_{side}") is not None]
+    claims = {
+        "unique_key": f"No two rows share {', '.join(told.get('columns', []))}, and no part of it is null.",
+        "unique": f"No two rows share {column}.",
+        "not_null": f"{column} is never null.",
+        "accepted_values": f"{column} is null or one of {', '.join(map(str, told.get('values', [])))}.",
+        "accepted_range": f"{column} is null or {' and '.join(bounds)}.",
+    }
+    return claims.get(generic["name"])
 
 
 def transform_assets(settings: Settings) -> dg.AssetsDefinition:

@@ -45,6 +45,20 @@ def test_key_and_group_of_every_asset_are_its_layer(definitions: dg.Definitions)
         assert spec.group_name == spec.key.path[0], spec.key
 
 
+def test_every_check_says_what_it_holds_to_be_true(definitions: dg.Definitions) -> None:
+    graph = definitions.resolve_asset_graph()
+    said = {key.name: graph.get_check_spec(key).description for key in graph.asset_check_keys}
+    assert len(said) > 100
+    assert not [name for name, description in said.items() if not description]
+    assert said["unique_key_predictions_matched_observation_id__model_version"] == (
+        "No two rows share observation_id, model_version, and no part of it is null."
+    )
+    assert said["accepted_range_encodings_0__1__frequency"] == "frequency is null or at least 0 and at most 1."
+    assert said["verdicts_follow_the_limits_shown"] == (
+        "A value that warns or fails lies outside the limits that stand beside it, any other within."
+    )
+
+
 def test_a_layer_reads_only_from_layers_above_it(definitions: dg.Definitions) -> None:
     for spec in definitions.resolve_all_asset_specs():
         for dependency in spec.deps:
