@@ -46,7 +46,7 @@ def _claim(test: Mapping[str, Any]) -> str | None:
     column = told.get("column_name")
     bounds = [f"at {side} {told[f'at_{side}']}" for side in ("least", "most") if told.get(f"at_{side}") is not None]
     claims = {
-        "unique_key": f"No two rows share {', '.join(told.get('columns', []))}, and no part of it is null.",
+        "unique_key": f"No two rows share their {' and '.join(told.get('columns', []))}; none of it is null.",
         "unique": f"No two rows share {column}.",
         "not_null": f"{column} is never null.",
         "accepted_values": f"{column} is null or one of {', '.join(map(str, told.get('values', [])))}.",

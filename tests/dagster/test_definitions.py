@@ -51,7 +51,7 @@ def test_every_check_says_what_it_holds_to_be_true(definitions: dg.Definitions) 
     assert len(said) > 100
     assert not [name for name, description in said.items() if not description]
     assert said["unique_key_predictions_matched_observation_id__model_version"] == (
-        "No two rows share observation_id, model_version, and no part of it is null."
+        "No two rows share their observation_id and model_version; none of it is null."
     )
     assert said["accepted_range_encodings_0__1__frequency"] == "frequency is null or at least 0 and at most 1."
     assert said["verdicts_follow_the_limits_shown"] == (
