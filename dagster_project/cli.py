@@ -361,7 +361,7 @@ def serve(
         return
     # DuckDB allocates thousands of small vectors a request; its allocator keeps only a few of them unless told to
     os.environ.setdefault("DUCKDB_JE_MALLOC_CONF", ALLOCATOR)
-    from ml.serving.app import serve as run_service
+    from ml.serving.server import serve as run_service
     from ml.serving.settings import ApiSettings
 
     given = {name: value for name, value in {"host": host, "port": port}.items() if value is not None}

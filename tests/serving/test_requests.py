@@ -16,10 +16,11 @@ import pytest
 from starlette.routing import Route
 
 from ml.registry import load_bundle
-from ml.serving.app import OPEN, SCOPES, create_app
+from ml.serving.app import create_app
 from ml.serving.bodies import parse
 from ml.serving.engine import Engine
 from ml.serving.example import example_row
+from ml.serving.middleware import OPEN, SCOPES
 from ml.serving.problems import ProblemError
 from ml.serving.schemas import schemas
 from ml.serving.security import KeyFileError, new_key
