@@ -32,7 +32,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml.settings import Settings
-from ml.verdicts import CHECKS
+from ml.verdicts import CHECKS, DECISION
 
 Kind = Literal[
     "file_quarantined",
@@ -156,15 +156,12 @@ SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
     ),
     (
         "needs_human",
-        ("monitoring.retrain_decisions", "published.about"),
-        """
+        ("monitoring.retrain_decisions", "training.model_versions", "published.about"),
+        f"""
         select
             cast(decision_id as varchar), (select max(published_at) from published.about),
             concat(model_version, ' in ', strftime(month, '%Y-%m'), ': ', array_to_string(reasons, ', '))
-        from (
-            from monitoring.retrain_decisions
-            order by list_contains(reasons, 'too_few_prices'), month desc limit 1
-        )
+        from ({DECISION})
         where decision = 'needs_human'
         """,
     ),

@@ -372,6 +372,10 @@ class Contract(_Block):
         known("last_year", [self.last_year] if self.last_year else [], encodings)
         for group in self.recent_errors.groups if self.recent_errors else []:
             known("recent_errors.groups.keys", group.keys, [*(set(names) - {self.price}), "area", "locality"])
+        if self.promotion.mode == "canary" and not self.observed_on:
+            raise ValueError(
+                "promotion.mode: a canary serves for months, which this dataset has none of; auto or manual"
+            )
         if self.recent_errors and not self.encodings:
             raise ValueError("recent_errors: the newest month is that of the encodings; there are none")
         return self

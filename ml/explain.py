@@ -27,6 +27,8 @@ from ml.treeshap import shap_values
 from ml.warehouse import months_in, quoted, transaction
 
 BLOCK_ROWS = 65_536  # explained at a time: what is prepared of each tree serves them all
+#: Predictions that keep their reasons while a month is explained.
+KEPT = "temp.kept_reasons"
 #: Names of the parts that no feature of the row explains; no column can have them.
 BASE = "(price level)"
 RECENT = "(recent errors)"
@@ -48,10 +50,9 @@ def explain_months(
     if not months:
         return {}
     bundle = load_bundle(settings, version)
+    _find_kept(connection, version, months)
     counts = dict.fromkeys(months, 0) | dict(
-        connection.execute(
-            f"select month, count(*) from ({_explained(version)}) where month in {months_in(months)} group by month"
-        ).fetchall()
+        connection.execute(f"select month, count(*) from ({_to_explain(version, months)}) group by month").fetchall()
     )
     done, total = 0, sum(counts.values())
     sales = comparables.sales(connection, bundle, contract, months)
@@ -70,11 +71,14 @@ def explain_months(
             threads=settings.threads,
             progress=told,
         )
+        # of a prediction that stands although its row changed, what nobody knows any more is part of the level
+        stands = rows["stands"].to_numpy()
+        amounts[stands, -1] += (rows["predicted_price"].to_numpy() - amounts.sum(axis=1))[stands]
         first = 0
         for month in block:
             part = slice(first, first + counts[month])
             first = part.stop
-            predicted = f"select observation_id from ({_explained(version)}) where month = date '{month}'"
+            predicted = f"select observation_id from ({_to_explain(version, [month])})"
             homes = comparables.subjects(connection, bundle, contract, predicted)
             similar = comparables.find(homes, sales, contract, month, threads=settings.threads)
             reasons = _explanations(parts(bundle, contract), rows.slice(part.start, counts[month]), amounts[part])
@@ -98,6 +102,9 @@ def unexplained_months(connection: duckdb.DuckDBPyConnection, version: ModelVers
             where model_version = $version and rank = 0 group by month
         ) as e on p.month = e.month
         where (p.n, p.fingerprint) is distinct from (e.n, e.fingerprint)
+        union
+        select month from predictions.comparables
+        where model_version = $version and month not in (select month from ({_explained(version)}))
         order by 1
         """,
         {"version": version.model_version},
@@ -163,10 +170,10 @@ def _read(
     return connection.execute(
         f"""
         select p.observation_id, p.built_through_batch, f.target_offset, coalesce(p.recent_error, 0) as recent_error,
-            {columns}
-        from ({_explained(version)}) as p
+            p.predicted_price, p.built_through_batch is distinct from f.built_through_batch as stands, {columns}
+        from ({_to_explain(version, months)}) as p
         inner join features.features as f on p.observation_id = f.observation_id
-        where p.month in {months_in(months)} order by p.month, p.observation_id
+        order by p.month, p.observation_id
         """
     ).to_arrow_table()
 
@@ -177,6 +184,36 @@ def _explained(version: ModelVersion) -> str:
         "select observation_id, month, predicted_price, recent_error, built_through_batch from predictions.predictions "
         f"where model_version = '{version.model_version}' and split <> 'eval' and mode = 'batch' "
         "and predicted_price is not null"
+    )
+
+
+def _to_explain(version: ModelVersion, months: Sequence[date]) -> str:
+    """The predictions of some months but those that keep the reasons they have."""
+    return f"""
+        select p.* from ({_explained(version)}) as p
+        anti join {KEPT} as kept on p.observation_id = kept.observation_id and p.month = kept.month
+        where p.month in {months_in(months)}
+    """
+
+
+def _find_kept(connection: duckdb.DuckDBPyConnection, version: ModelVersion, months: Sequence[date]) -> None:
+    """Remember which predictions of some months keep their reasons.
+
+    A prediction that was made before its price came stands, while the features of its row may have changed since.
+    """
+    connection.execute(
+        f"""
+        create or replace temp table {KEPT} as
+        select p.observation_id, p.month
+        from ({_explained(version)}) as p
+        inner join features.features as f
+            on p.observation_id = f.observation_id and p.built_through_batch <> f.built_through_batch
+        inner join predictions.explanations as e
+            on p.observation_id = e.observation_id and p.month = e.month
+            and p.built_through_batch = e.built_through_batch
+        where p.month in {months_in(months)} and e.month in {months_in(months)}
+            and e.model_version = '{version.model_version}' and e.rank = 0
+        """
     )
 
 
@@ -206,9 +243,13 @@ def _explanations(names: list[str], rows: pa.Table, amounts: np.ndarray) -> pa.T
 def _replace(
     connection: duckdb.DuckDBPyConnection, table: str, version: ModelVersion, month: date, rows: pa.Table
 ) -> None:
-    """Put rows in the place of a month's; the caller's transaction."""
+    """Put rows in the place of a month's, but for those that are kept; the caller's transaction."""
     key = [version.model_version, month]
-    connection.execute(f"delete from predictions.{table} where model_version = ? and month = ?", key)
+    connection.execute(
+        f"delete from predictions.{table} where model_version = ? and month = ? "
+        f"and observation_id not in (select observation_id from {KEPT} where month = ?)",
+        [*key, month],
+    )
     connection.register("explained", rows)
     connection.execute(
         f"insert into predictions.{table} by name select *, ? as model_version, ?::date as month from explained", key

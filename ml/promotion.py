@@ -148,7 +148,7 @@ def carry_out(
     a share of keys (SQL knows since when from ``training.promotion_decisions``). The caller holds the warehouse lock.
     """
     found = latest_comparison(connection)
-    if found is None or found.verdict == "wait" or _stands(connection, found):
+    if found is None or found.verdict == "wait" or _stands(connection, found, contract.promotion.mode):
         return []
     mode = contract.promotion.mode
     if found.verdict == "canary" or (found.verdict == "promote" and mode == "manual"):
@@ -258,11 +258,14 @@ def _named(connection: duckdb.DuckDBPyConnection, version: str) -> ModelVersion:
     raise PromotionError(f"there is no version {version}; there are: {', '.join(v.model_version for v in every)}")
 
 
-def _stands(connection: duckdb.DuckDBPyConnection, found: Comparison) -> bool:
-    """Was the same verdict on the same two remembered already? Then a canary serves or a person is awaited."""
+def _stands(connection: duckdb.DuckDBPyConnection, found: Comparison, mode: str) -> bool:
+    """Was the same verdict on the same two remembered already? Then a canary serves or a person is awaited.
+
+    In another mode of the contract it meant something else.
+    """
     rows = connection.execute(
-        "select 1 from training.promotion_decisions where challenger = ? and champion = ? and verdict = ?",
-        [found.challenger, found.champion, found.verdict],
+        "select 1 from training.promotion_decisions where challenger = ? and champion = ? and verdict = ? and mode = ?",
+        [found.challenger, found.champion, found.verdict, mode],
     ).fetchall()
     return bool(rows)
 

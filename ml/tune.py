@@ -180,7 +180,7 @@ def _content(connection: duckdb.DuckDBPyConnection, contract: Contract) -> str:
     """Digest of the folds' rows, labels and features."""
     found = connection.execute(
         """
-        select count(*), sum(hash(m.observation_id, m.fold, m.role, d.target))
+        select count(*), sum(hash(m.fold, m.role, d))
         from training.int_fold_members as m
         inner join training.training_dataset as d on m.observation_id = d.observation_id
         """

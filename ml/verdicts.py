@@ -31,8 +31,13 @@ limit 1
 """
 
 
-#: Whether a challenger was ever let serve.
-CANARY = "select 1 from training.promotion_decisions where challenger = ? and verdict = 'canary'"
+#: Whether a challenger was ever let serve beside this champion.
+CANARY = """
+select 1
+from training.promotion_decisions as decided
+inner join training.model_versions as versions on decided.champion = versions.model_version
+where decided.challenger = ? and decided.verdict = 'canary' and versions.status = 'champion'
+"""
 
 
 def is_canary(connection: duckdb.DuckDBPyConnection, contract: Contract, model_version: str) -> bool:

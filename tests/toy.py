@@ -79,7 +79,7 @@ left join toy.features.encodings as e on e.month = o.month and e.key_value = o.a
 
 TRAINING = """
 create or replace view training.training_dataset as
-select * exclude (built_through_batch, _batch, _row), ln(price) - target_offset as target from toy.features.features
+select * exclude (_batch, _row), ln(price) - target_offset as target from toy.features.features
 """
 
 

@@ -41,7 +41,7 @@ def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
             rows = _score(context, housing, connection, version, _months(context, connection, version))
             if rival := challenger(connection):
                 _score(context, housing, connection, rival, _pending(context, connection, rival))
-            verdicts = _gate(connection, version, rows)
+            verdicts = _gate(connection, version, rows, context.run_id)
         n = sum(rows.values())
         return dg.MaterializeResult(
             metadata={
@@ -90,7 +90,7 @@ def _pending(
 
 
 def _gate(
-    connection: duckdb.DuckDBPyConnection, version: ModelVersion, rows: dict[date, int]
+    connection: duckdb.DuckDBPyConnection, version: ModelVersion, rows: dict[date, int], run_id: str
 ) -> list[ExpectationResult]:
     """Great Expectations over what was scored: warnings, since the rows stand and SQL will judge them."""
     if not sum(rows.values()):
@@ -103,6 +103,6 @@ def _gate(
     months = ", ".join(f"date '{month}'" for month in rows)
     scored = (
         f"(select * from predictions.predictions where model_version = '{version.model_version}' "
-        f"and split <> 'eval' and month in ({months}))"
+        f"and run_id = '{run_id}' and month in ({months}))"
     )
     return check(connection, scored, version.model_version, rules(sum(rows.values()), *bounds))

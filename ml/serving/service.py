@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import duckdb
 import numpy as np
 
 from ml.bundle import BundleError
@@ -35,7 +36,7 @@ from ml.serving.problems import ProblemError
 from ml.serving.recorder import Recorder
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import NotPublishedError, Snapshot, identity
-from ml.settings import Settings
+from ml.settings import Settings, run_command
 from ml.verdicts import is_canary
 
 log = logging.getLogger("housing.api")
@@ -450,26 +451,33 @@ def _test(engine: Engine, example: dict[str, Any]) -> None:
         raise SwapError(f"{version} gives no price for the example: {answers.price[0]}")
     features = ", ".join(f't."{name}"' for name in engine.bundle.features_used)
     mine = "model_version = $version and mode = 'batch' and split <> 'eval' and predicted_price is not null"
-    rows = engine.snapshot.table(
-        f"""
-        with mine as (select * from predictions.predictions where {mine}),
-        newest as (select * from mine where month = (select max(month) from mine))
+    # what came after the batch may have changed a row's features
+    asked = f"""
         select p.predicted_price, t.target_offset + coalesce(p.recent_error, 0) as target_offset, {features}
-        from newest as p inner join training.training_dataset as t using (observation_id)
-        limit {TEST_ROWS}
-        """,
-        {"version": version},
-    )
+        from (select * from predictions.predictions where {mine}) as p
+        inner join training.training_dataset as t
+            on p.observation_id = t.observation_id and p.built_through_batch = t.built_through_batch
+        order by p.month desc limit {TEST_ROWS}
+    """
+    try:
+        rows = engine.snapshot.table(asked, {"version": version})
+    except duckdb.BinderException:
+        raise SwapError(f"the snapshot is of an earlier release; type: {run_command(engine.contract.name)}") from None
     if not rows.num_rows:
-        asked = f"select count(*) as n from predictions.predictions where {mine}"
-        if engine.snapshot.rows(asked, {"version": version})[0]["n"]:
-            raise SwapError(f"{version} cannot be compared: no home of the batch's newest month has features")
+        asked = f"""
+            select count(*) as n, count(t.observation_id) as n_known
+            from (select * from predictions.predictions where {mine}) as p
+            left join training.training_dataset as t on p.observation_id = t.observation_id
+        """
+        [found] = engine.snapshot.rows(asked, {"version": version})
+        if found["n"] and not found["n_known"]:
+            raise SwapError(f"{version} cannot be compared: no home of the batch has features")
+        log.info("%s is not compared with the batch: all homes' features changed since", version)
         return
     from ml.bundle import feature_matrix
 
     x = feature_matrix(rows, engine.bundle.features_used)
     price = np.exp(engine.bundle.booster.inplace_predict(x).astype(np.float64) + rows["target_offset"].to_numpy())
-    # the median: a late file may have changed some rows' features since the batch
     off = float(np.median(np.abs(price / rows["predicted_price"].to_numpy() - 1)))
     if not off <= TOLERANCE:
         raise SwapError(f"{version} does not repeat the batch's prices (median {100 * off:.3g} % off)")

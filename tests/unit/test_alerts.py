@@ -342,7 +342,9 @@ VERDICTS = (
     "create table monitoring.retrain_decisions (decision_id varchar, model_version varchar, month date, decision "
     "varchar, reasons varchar[])",
     "insert into monitoring.retrain_decisions values ('d1', 'v3', '2023-04-01', 'needs_human', ['old']), "
-    "('d2', 'v3', '2023-05-01', 'needs_human', ['drift persists after a retrain'])",
+    "('d2', 'v3', '2023-05-01', 'needs_human', ['drift persists after a retrain']), "
+    # what served the month before a rollback
+    "('d3', 'v1', '2023-05-01', 'hold', []), ('d4', 'v1', '2023-06-01', 'hold', [])",
 )
 
 

@@ -278,6 +278,12 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
 }
 
 
+def test_a_canary_needs_months_to_serve_in() -> None:
+    undated = load("house_data").model_dump(mode="json") | {"promotion": {"mode": "canary"}}
+    with pytest.raises(ValueError, match=r"promotion\.mode: a canary serves for months"):
+        Contract.model_validate(undated)
+
+
 def test_a_price_may_be_called_price(tmp_path: Path) -> None:
     def change(block: dict[str, Any]) -> None:
         column(block, "paid").update(name="price")

@@ -87,6 +87,8 @@ def test_folds_by_hash_test_every_row_once(home) -> None:
     ).to_pylist()
     assert len(roles) == 4 * 3
     assert all(sum(r["n"] for r in roles if r["fold"] == fold) == n for fold in range(1, 5))
+    sizes = [r["n"] for r in roles if r["role"] == "test"]
+    assert max(sizes) < 1.5 * min(sizes), "the holdout's share of the hash is no fold's"
 
 
 # --- what is chosen on them ------------------------------------------------------------------------------------------
@@ -196,7 +198,9 @@ def test_other_rows_start_another_search(settings: Settings, tmp_path: Path) -> 
         first = tune._content(connection, toy.CONTRACT)
         toy.land(connection, toy.rows(first=3, months=1, seed=9), 2)
         connection.execute(MEMBERS)
-        assert tune._content(connection, toy.CONTRACT) != first
+        other_rows = tune._content(connection, toy.CONTRACT)
+        connection.execute("update features.features set size = size + 1 where month = '2021-02-01'")
+        assert len({first, other_rows, tune._content(connection, toy.CONTRACT)}) == 3, "nor with other features"
 
 
 def test_nothing_searched_is_said_with_what_to_type(tmp_path: Path) -> None:

@@ -170,6 +170,15 @@ def test_in_manual_mode_a_person_promotes(warehouse: duckdb.DuckDBPyConnection, 
         promote(warehouse, settings, "v9", actor="ann")
 
 
+def test_what_waited_for_a_person_is_promoted_when_the_contract_no_longer_wants_one(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    _says(warehouse, "promote")
+    assert carry_out(warehouse, settings, toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="manual")}))
+    assert carry_out(warehouse, settings, toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="auto")}))
+    assert _statuses(warehouse) == ["archived", "champion"]
+
+
 def test_a_canary_serves_its_share_of_keys(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     canary = toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="canary", canary_share=0.25)})
     _says(warehouse, "canary")
@@ -184,6 +193,11 @@ def test_a_canary_serves_its_share_of_keys(warehouse: duckdb.DuckDBPyConnection,
         key for key, _ in served if int(key[:8], 16) / 2**32 < 0.25
     }
     assert 5 <= sum(role == "canary" for _, role in served) <= 25
+    # beside another champion it was never let serve
+    warehouse.execute("update training.promotion_decisions set champion = 'v0'")
+    score_months(warehouse, settings, canary, rival, [AUGUST], run_id="test")
+    assert {role for _, role in warehouse.execute(roles, [AUGUST]).fetchall()} == {"challenger"}
+    warehouse.execute("update training.promotion_decisions set champion = 'v1'")
     # once the contract wants none, the verdict of that time makes none
     score_months(warehouse, settings, toy.CONTRACT, rival, [AUGUST], run_id="test")
     assert {role for _, role in warehouse.execute(roles, [AUGUST]).fetchall()} == {"challenger"}

@@ -13,9 +13,9 @@ import pytest
 
 from ml.contract import Contract, ContractError, RecentErrors, load
 from ml.explain import RECENT, explain_months, unexplained_months
-from ml.recent_errors import Corrections
+from ml.recent_errors import Corrections, correct
 from ml.registry import ModelVersion, champion, load_bundle, train_and_register
-from ml.score import score_months
+from ml.score import scorable_months, score_months
 from ml.settings import Settings
 from ml.warehouse import connect
 from tests import toy
@@ -140,6 +140,59 @@ def test_a_month_scored_late_moves_the_months_after_it_and_their_reasons(
     for found, wanted in zip(moved, score(warehouse, settings, MONTHS), strict=True):
         assert found[:2] == wanted[:2] and found[2:] == pytest.approx(wanted[2:], rel=1e-12, abs=1e-12)
     assert unexplained_months(warehouse, version) == []
+
+
+def test_prices_that_stay_keep_their_reasons_although_those_add_up_to_32_bits_only(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    version = _version(warehouse)
+    score(warehouse, settings, MONTHS)
+    explain_months(warehouse, settings, CONTRACT, version, MONTHS)
+    warehouse.execute("update predictions.explanations set contribution = contribution * (1 + 2e-6)")
+    correct(warehouse, CONTRACT, version, since=MONTHS[0])
+    assert unexplained_months(warehouse, version) == []
+
+
+def test_a_month_that_moved_leaves_neither_reasons_nor_comparables_behind(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    version = _version(warehouse)
+    score(warehouse, settings, MONTHS)
+    explain_months(warehouse, settings, CONTRACT, version, MONTHS)
+    warehouse.execute(f"update features.features set month = '{MONTHS[3]}' where month = '{MONTHS[1]}'")
+    score(warehouse, settings, scorable_months(warehouse, version))
+    explain_months(warehouse, settings, CONTRACT, version, unexplained_months(warehouse, version))
+    assert unexplained_months(warehouse, version) == []
+    for table, key in (("explanations", "feature"), ("comparables", "rank")):
+        where = f"from predictions.{table} where model_version = 'v1'"
+        assert warehouse.execute(f"select count(*) {where} and month = '{MONTHS[1]}'").fetchone() == (0,)
+        again = f"select observation_id {where} group by observation_id, {key} having count(*) > 1"
+        assert warehouse.execute(again).fetchall() == []
+
+
+def test_a_prediction_that_stands_keeps_its_reasons_when_its_row_changes(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    version = _version(warehouse)
+    score(warehouse, settings, MONTHS[:3])
+    explain_months(warehouse, settings, CONTRACT, version, MONTHS[:3])
+    mine = "observation_id = (select min(observation_id) from features.features where month = '2021-08-01')"
+    of_mine = [f"from predictions.{table} where {mine} order by all" for table in ("explanations", "comparables")]
+    before = [warehouse.execute(sql).fetchall() for sql in of_mine]
+    # the row was built again, larger, and its prediction was not made again
+    warehouse.execute(f"update features.features set built_through_batch = 9, size = 2 * size where {mine}")
+    explain_months(warehouse, settings, CONTRACT, version, MONTHS[:3])
+    assert [warehouse.execute(sql).fetchall() for sql in of_mine] == before
+    # where it has none to keep, what they are made from is not what it was, but they add up
+    warehouse.execute(f"delete from predictions.explanations where {mine}")
+    assert unexplained_months(warehouse, version) == [date(2021, 8, 1)]
+    explain_months(warehouse, settings, CONTRACT, version, MONTHS[:3])
+    assert unexplained_months(warehouse, version) == []
+    price, total = warehouse.execute(
+        f"select any_value(predicted_price), sum(contribution) from predictions.predictions "
+        f"join predictions.explanations using (observation_id, model_version) where {mine}"
+    ).fetchall()[0]
+    assert total == pytest.approx(price, rel=1e-12)
 
 
 def test_what_a_price_rule_or_a_missing_price_speaks_against_is_no_error(

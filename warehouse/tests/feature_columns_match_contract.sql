@@ -2,7 +2,7 @@
 -- Contract: training_dataset holds the canonical columns, then the contract's features, each DOUBLE.
 {%- set head = [
     'observation_id', 'observed_on', 'month', 'area', 'locality', 'price', 'is_price_valid', 'split', 'target',
-    'target_offset', 'persistence_price', 'last_year_price'
+    'target_offset', 'persistence_price', 'last_year_price', 'built_through_batch'
 ] %}
 with expected as (
     {%- for name in head %}

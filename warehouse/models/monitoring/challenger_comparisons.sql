@@ -48,14 +48,43 @@ paired as (
     where theirs.split = 'eval' or ours.split <> 'eval'
 ),
 
+newest as (
+    select
+        challenger,
+        champion,
+        stage,
+        max(month) as month
+    from paired
+    group by challenger, champion, stage
+),
+
+-- months in the shadow must not push the evaluation window out while they are too few to be compared themselves
+recent as (
+    select paired.*
+    from paired
+    inner join newest
+        on
+            paired.challenger = newest.challenger
+            and paired.champion = newest.champion
+            and paired.stage = newest.stage
+            and paired.month > {{ add_months('newest.month', -rules.window_months) }}
+),
+
+in_shadow as (
+    select
+        challenger,
+        champion,
+        count(*) as n
+    from recent
+    where stage = 'shadow'
+    group by challenger, champion
+),
+
 evidence as (
     select
         pair.challenger,
         pair.champion,
-        case
-            when sum(case when paired.stage = 'shadow' then 1 else 0 end) >= {{ rules.min_rows }} then 'shadow'
-            else 'eval'
-        end as stage,
+        case when max(in_shadow.n) >= {{ rules.min_rows }} then 'shadow' else 'eval' end as stage,
         max(paired.month) as month,
         count(distinct case when paired.stage = 'shadow' then paired.month end) as shadow_months,
         count(distinct case when paired.stage = 'shadow' and paired.month > canary.month then paired.month end)
@@ -63,19 +92,19 @@ evidence as (
         max(canary.month) as canary_from
     from pair
     left join paired on pair.challenger = paired.challenger and pair.champion = paired.champion
+    left join in_shadow on pair.challenger = in_shadow.challenger and pair.champion = in_shadow.champion
     left join canary on pair.challenger = canary.challenger and pair.champion = canary.champion
     group by pair.challenger, pair.champion
 ),
 
 compared as (
-    select paired.*
-    from paired
+    select recent.*
+    from recent
     inner join evidence
         on
-            paired.challenger = evidence.challenger
-            and paired.champion = evidence.champion
-            and paired.stage = evidence.stage
-            and paired.month > {{ add_months('evidence.month', -rules.window_months) }}
+            recent.challenger = evidence.challenger
+            and recent.champion = evidence.champion
+            and recent.stage = evidence.stage
 ),
 
 overall as (
@@ -83,9 +112,9 @@ overall as (
         challenger,
         champion,
         count(*) as n,
-        avg(challenger_error) as challenger_mape_pct,
-        avg(champion_error) as champion_mape_pct,
-        100 * (1 - avg(challenger_error) / nullif(avg(champion_error), 0)) as error_reduction_pct
+        {{ exact_mean('challenger_error') }} as challenger_mape_pct,
+        {{ exact_mean('champion_error') }} as champion_mape_pct,
+        100 * (1 - {{ exact_mean('challenger_error') }} / nullif({{ exact_mean('champion_error') }}, 0)) as error_reduction_pct
     from compared
     group by challenger, champion
 ),
@@ -95,8 +124,8 @@ part_sums as (
         challenger,
         champion,
         part,
-        sum(challenger_error) as challenger_error,
-        sum(champion_error) as champion_error
+        {{ exact_mean('challenger_error') }} * count(*) as challenger_error,
+        {{ exact_mean('champion_error') }} * count(*) as champion_error
     from compared
     group by challenger, champion, part
 ),
@@ -128,18 +157,19 @@ bounds as (
     group by challenger, champion
 ),
 
--- an area gets worse when the difference is beyond two standard errors
+-- an area gets worse when the difference is beyond three standard errors: two would find one such area in some thirty
+-- that are all the same
 areas as (
     select
         challenger,
         champion,
         area,
-        100 * (avg(challenger_error) / nullif(avg(champion_error), 0) - 1) as loss_pct
+        100 * ({{ exact_mean('challenger_error') }} / nullif({{ exact_mean('champion_error') }}, 0) - 1) as loss_pct
     from compared
     group by challenger, champion, area
     having
         count(*) >= 30
-        and avg(challenger_error - champion_error) > 2 * stddev_samp(challenger_error - champion_error) / sqrt(count(*))
+        and avg(challenger_error - champion_error) > 3 * stddev_samp(challenger_error - champion_error) / sqrt(count(*))
 ),
 
 ranked_areas as (

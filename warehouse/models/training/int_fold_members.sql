@@ -1,9 +1,11 @@
 -- The rows of each fold: valid prices of the training window only.
+{#- without dates, keys below this share of the hash are the holdout: folds are parts of the others #}
+{%- set held_out = 0.0 if contract().observed_on else ((contract().split | default({})).holdout_share | default(0.2)) %}
 with rows_of_window as (
     select
         observation_id,
         month,
-        {{ hash_share('observation_id') }} as share
+        ({{ hash_share('observation_id') }} - {{ held_out }}) / (1 - {{ held_out }}) as share
     from {{ ref('features') }}
     where split in ('train', 'eval') and is_price_valid
 ),

@@ -16,7 +16,8 @@ final as (
         {{ log_of('price') }} - target_offset as target,
         target_offset,
         persistence_price,
-        last_year_price
+        last_year_price,
+        built_through_batch
         {%- for feature in feature_columns() %},
         {{ feature.name }}
         {%- endfor %}
