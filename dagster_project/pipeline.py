@@ -43,7 +43,7 @@ def run(settings: Settings, *, source: Path | None, force: bool, show: Reporter)
         land(settings, [source])
     _generate_when_empty(settings, show)
     project, landed = project_state(settings), landing_state(settings)
-    stamp = settings.warehouse.with_suffix(".state")
+    stamp = _stamp(settings)
     state = stamp.read_text(encoding="utf-8") if stamp.exists() else None
     if not force and settings.published.exists() and state == run_state(project, landed):
         show(f"nothing new since the last run; everything stands in {settings.published}", 1, 1)
@@ -54,6 +54,11 @@ def run(settings: Settings, *, source: Path | None, force: bool, show: Reporter)
     # what was quarantined has left the landing folder; what came or was written to since is for the next run
     still_there = set(landing_state(settings))
     stamp.write_text(run_state(project, [entry for entry in landed if entry in still_there]), encoding="utf-8")
+
+
+def _stamp(settings: Settings) -> Path:
+    """Says of which files and code everything stands; gone while a command changes something."""
+    return settings.warehouse.with_suffix(".state")
 
 
 def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
@@ -116,22 +121,35 @@ def train(settings: Settings, *, through: str | None, force: bool, profile: str,
 def retrain(settings: Settings, *, show: Reporter) -> str:
     """Train if the newest decision says so, as the sensor would; returns a sentence about what was done."""
     from dagster_project.automation import retrain_request
-    from ml.verdicts import newest_decision
+    from ml.verdicts import died_attempts, newest_decision
 
     with _Session(settings, "housing retrain", show) as session:
         with connect(settings) as connection:
             decision = newest_decision(connection)
+            died = died_attempts(connection, decision["decision_id"]) if decision else 0
         if decision is None:
             return f"no month was judged yet, so there is nothing to decide; type: {run_command(settings.dataset)}"
         reasons = ", ".join(decision["reasons"]) or "no evidence"
         if decision["decision"] != "retrain":
             return f"{decision['decision']} ({reasons}); to train all the same: housing train --through YYYY-MM"
         if decision["is_done"]:
-            return f"the training for {decision['decision_id']} ({reasons}) was made; its challenger is being compared"
-        request = retrain_request(settings.dataset, decision, attempt=decision["died_attempts"] + 1)
+            return f"the training for {decision['decision_id']} ({reasons}) was made: {_newest_version(settings)}"
+        if died >= load(settings.dataset).retraining.max_attempts:
+            return (
+                f"needs_human: {died} trainings for {decision['decision_id']} ({reasons}) died; to train all the same: "
+                "housing train --through YYYY-MM"
+            )
+        request = retrain_request(settings.dataset, decision, attempt=died + 1)
         session.execute("retrain", request.run_config["ops"], tags=dict(request.tags))
         session.score_pending()
-    return f"trained because of {reasons} in {decision['month']:%Y-%m}"
+    return f"trained because of {reasons} in {decision['month']:%Y-%m}: {_newest_version(settings)}"
+
+
+def _newest_version(settings: Settings) -> str:
+    newest = "select model_version, status from training.model_versions order by created_at desc limit 1"
+    with connect(settings) as connection:
+        version, status = connection.execute(newest).fetchall()[0]
+    return f"{version} is {status}"
 
 
 def promote(settings: Settings, version: str | None, *, show: Reporter) -> list[str]:
@@ -144,8 +162,13 @@ def promote(settings: Settings, version: str | None, *, show: Reporter) -> list[
 def rollback(settings: Settings, *, show: Reporter) -> list[str]:
     """Give the alias back to the champion before this one."""
     from ml.promotion import rollback as move
+    from ml.promotion import unpublished_move
 
-    return _move(settings, "housing rollback", show, lambda c: move(c, settings, actor=_user()))
+    def moved(connection: duckdb.DuckDBPyConnection) -> list[str]:
+        # typed again after it was interrupted, it must not go back to where it came from
+        return unpublished_move(connection, settings) or move(connection, settings, actor=_user())
+
+    return _move(settings, "housing rollback", show, moved)
 
 
 def _move(
@@ -270,6 +293,10 @@ class _Session:
             gc.freeze()
         finally:
             gc.enable()
+        # what is begun and not ended well is for `housing run` to finish
+        stamp = _stamp(self._settings)
+        self._stood = stamp.read_text(encoding="utf-8") if stamp.exists() else None
+        stamp.unlink(missing_ok=True)
         return self
 
     def _start(self) -> None:
@@ -291,6 +318,8 @@ class _Session:
         from dagster_project.progress import reporter
 
         reporter.reset(self._token)
+        if error[0] is None and self._stood is not None:
+            _stamp(self._settings).write_text(self._stood, encoding="utf-8")
         self._lock.__exit__(*error)
         notify_quietly(self._settings, self._instance)
         self._instance.dispose()
@@ -379,7 +408,9 @@ class _Session:
         return [month for month in months if first <= month <= last], version.model_version if version else None
 
     def _score(self, months: list[date]) -> None:
-        self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()))
+        from dagster_project.predictions.assets import PENDING
+
+        self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()), tags={PENDING: "true"})
 
     def _forget_dead_runs(self) -> None:
         """Mark runs as failed whose process was killed, and free their places in the pool.

@@ -105,6 +105,8 @@ def follow_aliases(connection: duckdb.DuckDBPyConnection, client: MlflowClient, 
         update training.model_versions set status = case
             when model_version = $champion then 'champion'
             when model_version = $challenger then 'challenger'
+            when model_version in (select served.model_version from training.model_aliases as served
+                where served.alias = 'champion') then 'archived'
             when len(reasons) > 0 then 'rejected'
             else 'archived'
         end
@@ -125,6 +127,27 @@ def latest_comparison(connection: duckdb.DuckDBPyConnection) -> Comparison | Non
         [first.model_version, second.model_version],
     ).fetchone()
     return Comparison(*row) if row else None
+
+
+def unpublished_move(connection: duckdb.DuckDBPyConnection, settings: Settings) -> list[str]:
+    """A sentence where the snapshot still names the champion before this one: a command that moved it did not end."""
+    current = champion(connection) if is_built(connection, "training.model_versions") else None
+    if current is None or not settings.published.exists():
+        return []
+    with duckdb.connect(str(settings.published), read_only=True) as snapshot:
+        if not is_built(snapshot, "training.model_versions"):
+            return []
+        rows = snapshot.execute(
+            "select model_version from training.model_versions where status = 'champion'"
+        ).fetchall()
+    moved = connection.execute(
+        "select previous_version, reason from training.model_aliases where alias = ? and model_version = ? "
+        "order by moved_at desc limit 1",
+        [CHAMPION, current.model_version],
+    ).fetchone()
+    if not rows or not moved or rows[0][0] == current.model_version or rows[0][0] != moved[0]:
+        return []
+    return [f"champion is {current.model_version} already, which was not published yet: {moved[1]}"]
 
 
 def published_newcomer(settings: Settings) -> str | None:
@@ -150,12 +173,14 @@ def carry_out(
     found = latest_comparison(connection)
     if found is None or found.verdict == "wait" or _stands(connection, found, contract.promotion.mode):
         return []
+    client, name = open_registry(settings), settings.registered_model
+    if moved := _followed(connection, client, name):
+        return moved  # by whom this comparison has not heard of
     mode = contract.promotion.mode
     if found.verdict == "canary" or (found.verdict == "promote" and mode == "manual"):
         _remember(connection, found, mode, actor)
         waits = "serves a share of the keys" if found.verdict == "canary" else "waits for `housing promote`"
         return [f"{found.challenger} {waits}: {found.reason}"]
-    client, name = open_registry(settings), settings.registered_model
     if found.verdict == "promote":
         _promote(client, name, found.challenger, actor, found.reason)
     else:
@@ -169,15 +194,17 @@ def promote(connection: duckdb.DuckDBPyConnection, settings: Settings, version: 
     """Make a version champion by hand: the challenger, or any by name. Raises PromotionError where there is none."""
     if not is_built(connection, "training.model_versions") or not versions(connection):
         raise PromotionError(nothing_built(settings.dataset))
+    client = open_registry(settings)
+    moved = _followed(connection, client, settings.registered_model)
     found = challenger(connection) if version is None else _named(connection, version)
     if found is None:
         raise PromotionError("there is no challenger to promote; name a version: housing promote v2")
     if found.status == CHAMPION:
-        return [f"{found.model_version} is champion already"]
+        return [*moved, f"{found.model_version} is champion already"]
     reason = f"{actor} promoted {found.model_version} by hand"
     comparison = latest_comparison(connection)
-    client = open_registry(settings)
     _promote(client, settings.registered_model, found.model_version, actor, reason)
+    _set_aside(client, settings.registered_model, reason)
     with transaction(connection):
         if comparison and comparison.challenger == found.model_version:
             _remember(connection, comparison, "manual", actor, verdict="promote", reason=reason)
@@ -191,6 +218,9 @@ def rollback(connection: duckdb.DuckDBPyConnection, settings: Settings, *, actor
     """
     if not is_built(connection, "training.model_versions"):
         raise PromotionError(nothing_built(settings.dataset))
+    client = open_registry(settings)
+    if moved := _followed(connection, client, settings.registered_model):
+        return moved  # the rollback of before, which was killed, or what somebody did in MLflow
     current = champion(connection)
     rows = connection.execute(
         "select previous_version from training.model_aliases where alias = ? and model_version = ? "
@@ -200,17 +230,30 @@ def rollback(connection: duckdb.DuckDBPyConnection, settings: Settings, *, actor
     previous = rows[0][0] if rows else None
     if current is None or previous is None:
         raise PromotionError("there was no champion before this one, so there is nothing to go back to")
-    client = open_registry(settings)
     reason = f"{actor} rolled {current.model_version} back to {previous}"
     _give(client, settings.registered_model, CHAMPION, previous[1:], actor=actor, reason=reason)
+    _set_aside(client, settings.registered_model, reason)
     with transaction(connection):
         return follow_aliases(connection, client, settings.registered_model)
+
+
+def _followed(connection: duckdb.DuckDBPyConnection, client: MlflowClient, name: str) -> list[str]:
+    """Moves that stand in MLflow and are not remembered: a process was killed, or somebody moved an alias there."""
+    with transaction(connection):
+        return follow_aliases(connection, client, name)
 
 
 def _promote(client: MlflowClient, name: str, version: str, actor: str, reason: str) -> None:
     _give(client, name, CHAMPION, version[1:], actor=actor, reason=reason)
     if _aliases(client, name).get(CHALLENGER) == version:
         client.set_model_version_tag(name, version[1:], f"{CHALLENGER}_left_because", reason)
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _set_aside(client: MlflowClient, name: str, reason: str) -> None:
+    """Let no challenger take the place that a person just gave, by a comparison that nobody has seen."""
+    if standing := _aliases(client, name).get(CHALLENGER):
+        client.set_model_version_tag(name, standing[1:], f"{CHALLENGER}_left_because", reason)
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
@@ -223,6 +266,8 @@ def _reject(client: MlflowClient, name: str, version: str, reason: str) -> None:
 def _give(client: MlflowClient, name: str, alias: str, number: str, *, actor: str, reason: str) -> None:
     """Set an alias; tags say from whom, by whom and why, for ``_why``."""
     previous = _aliases(client, name).get(alias) or "nobody"
+    if previous == f"v{number}":
+        return  # whose move it was stands there
     for key, value in (("from", previous), ("actor", actor), ("reason", reason)):
         client.set_model_version_tag(name, number, f"{alias}_{key}", value)
     client.set_registered_model_alias(name, alias, number)

@@ -54,6 +54,14 @@ def newest_decision(connection: duckdb.DuckDBPyConnection) -> dict[str, Any] | N
     return rows[0] if rows else None
 
 
+def died_attempts(connection: duckdb.DuckDBPyConnection, decision_id: str) -> int:
+    """Trainings for a decision that were started and never ended, also those since it was judged."""
+    found = connection.execute(
+        "select count(*) from training.retrain_attempts where decision_id = ? and finished_at is null", [decision_id]
+    ).fetchone()
+    return found[0] if found else 0
+
+
 def published_decision(settings: Settings) -> dict[str, Any] | None:
     """The same from the published snapshot; None before the first one, or where it is older than this table."""
     if not settings.published.exists():

@@ -18,6 +18,8 @@ from ml.score import scorable_months, score_months
 KEY = dg.AssetKey(["predictions", "predictions"])
 #: Tag of a run that somebody asked for in the UI, for a range of months.
 BACKFILL = "dagster/backfill"
+#: Tag of a run that scores what is pending, even where that is one month.
+PENDING = "housing/pending"
 
 
 def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
@@ -75,7 +77,9 @@ def _months(
 ) -> list[date]:
     """One month is scored whether or not it was before, and so is each of a backfill; of another range what is new."""
     first, last = (date.fromisoformat(key) for key in context.partition_key_range)
-    return [first] if first == last else _pending(context, connection, version, again=BACKFILL in context.run.tags)
+    if first == last and PENDING not in context.run.tags:
+        return [first]
+    return _pending(context, connection, version, again=BACKFILL in context.run.tags)
 
 
 def _pending(

@@ -14,10 +14,11 @@ from typing import Any
 import duckdb
 import pytest
 
+from ml import promotion
 from ml.bundle import BundleError
 from ml.contract import Promotion
 from ml.mlflow_store import open_registry
-from ml.promotion import PromotionError, carry_out, promote, rollback
+from ml.promotion import PromotionError, carry_out, promote, rollback, unpublished_move
 from ml.registry import (
     challenger,
     champion,
@@ -177,6 +178,69 @@ def test_what_waited_for_a_person_is_promoted_when_the_contract_no_longer_wants_
     assert carry_out(warehouse, settings, toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="manual")}))
     assert carry_out(warehouse, settings, toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="auto")}))
     assert _statuses(warehouse) == ["archived", "champion"]
+
+
+def test_a_move_that_was_killed_is_finished_in_the_name_of_whoever_made_it(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    client, name = open_registry(settings), settings.registered_model
+    promotion._promote(client, name, "v2", "ann", "ann promoted v2 by hand")
+    assert _statuses(warehouse) == ["champion", "challenger"], "killed before the warehouse heard of it"
+    said = promote(warehouse, settings, "v2", actor="bob")
+    assert said == [
+        "champion is v2: ann promoted v2 by hand", "challenger is nobody: ann promoted v2 by hand",
+        "v2 is champion already",
+    ]  # fmt: skip
+    assert _moves(warehouse)[-2] == ("champion", "v2", "v1", "ann")
+    promotion._give(client, name, "champion", "1", actor="ann", reason="ann rolled v2 back to v1")
+    assert rollback(warehouse, settings, actor="bob") == ["champion is v1: ann rolled v2 back to v1"]
+    assert _statuses(warehouse) == ["champion", "archived"]
+
+
+def test_a_rollback_that_was_not_published_does_not_go_back_where_it_came_from(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    def publish(sql: str) -> None:
+        settings.published.parent.mkdir(parents=True, exist_ok=True)
+        with duckdb.connect(str(settings.published)) as snapshot:
+            snapshot.execute(sql)
+
+    promote(warehouse, settings, None, actor="ann")
+    assert unpublished_move(warehouse, settings) == [], "nothing was published"
+    publish("create schema training")
+    assert unpublished_move(warehouse, settings) == [], "nor any version"
+    publish("create table training.model_versions as select 'v1' as model_version, 'champion' as status")
+    assert unpublished_move(warehouse, settings) == [
+        "champion is v2 already, which was not published yet: ann promoted v2 by hand"
+    ]
+    publish("update training.model_versions set model_version = 'v2'")
+    assert unpublished_move(warehouse, settings) == []
+
+
+def test_what_a_person_moved_is_not_moved_on_by_a_challenger(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    promote(warehouse, settings, None, actor="ann")
+    train_and_register(warehouse, settings, toy.CONTRACT, params=toy.PARAMS.model_copy(update={"seed": 3}))
+    assert _statuses(warehouse) == ["archived", "champion", "challenger"]
+    assert rollback(warehouse, settings, actor="bob") == [
+        "champion is v1: bob rolled v2 back to v1",
+        "challenger is nobody: bob rolled v2 back to v1",
+    ]
+    _says(warehouse, "promote")
+    assert carry_out(warehouse, settings, toy.CONTRACT) == []
+    assert _statuses(warehouse) == ["champion", "archived", "archived"]
+
+
+def test_a_version_that_served_is_archived_when_it_goes_though_it_was_rejected_once(
+    warehouse: duckdb.DuckDBPyConnection, settings: Settings
+) -> None:
+    _says(warehouse, "reject")
+    carry_out(warehouse, settings, toy.CONTRACT)
+    assert _statuses(warehouse) == ["champion", "rejected"]
+    promote(warehouse, settings, "v2", actor="ann")
+    rollback(warehouse, settings, actor="ann")
+    assert _statuses(warehouse) == ["champion", "archived"]
 
 
 def test_a_canary_serves_its_share_of_keys(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
