@@ -249,6 +249,21 @@ def test_a_version_that_cannot_be_compared_with_its_batch_does_not_pass(own: Hom
     assert service.state is None and "v1 cannot be compared" in (service.problem or "")
 
 
+@pytest.mark.parametrize("changed", ["month = (select max(month) from features.features)", "true"])
+def test_features_that_changed_since_the_batch_do_not_refuse_a_version(own: Home, changed: str) -> None:
+    crown(own, "v1")
+    with connect(own.settings) as connection:
+        # prices that came later change what is known of the place, and nothing is scored again
+        connection.execute(
+            "update features.features set target_offset = target_offset + 0.1, "
+            f"built_through_batch = built_through_batch + 1 where {changed}"
+        )
+    publish(own.settings)
+    _, state = service_of(own, "auto")
+    assert state.champion.version.model_version == "v1"
+    state.snapshot.close()
+
+
 def test_what_could_not_be_loaded_is_tried_again_and_told_once(own: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     crown(own, "v1", "v2")
     gone, asked = {"v1", "v2"}, []

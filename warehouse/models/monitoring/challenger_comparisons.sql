@@ -114,7 +114,9 @@ overall as (
         count(*) as n,
         {{ exact_mean('challenger_error') }} as challenger_mape_pct,
         {{ exact_mean('champion_error') }} as champion_mape_pct,
-        100 * (1 - {{ exact_mean('challenger_error') }} / nullif({{ exact_mean('champion_error') }}, 0)) as error_reduction_pct
+        100 * (
+            1 - {{ exact_mean('challenger_error') }} / nullif({{ exact_mean('champion_error') }}, 0)
+        ) as error_reduction_pct
     from compared
     group by challenger, champion
 ),

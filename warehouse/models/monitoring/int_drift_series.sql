@@ -48,8 +48,9 @@ training_months as (
         features.month,
         'training' as part,
         count(*) as n,
-        -- as its profile, it stays as it was when the version was new
-        '' as content
+        {{ content_fingerprint([
+            'features.observation_id', 'features.price', 'features.is_price_valid', 'features.built_through_batch',
+        ]) }} as content
     from features
     inner join versions on {{ is_in_training_window() }}
     {%- if contract().observed_on %}

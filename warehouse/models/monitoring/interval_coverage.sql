@@ -36,7 +36,8 @@ measured as (
         avg(
             case when actual_price between lower_{{ level.name }} and upper_{{ level.name }} then 100.0 else 0.0 end
         ) as coverage_{{ level.name }},
-        {{ exact_mean('100 * (upper_' ~ level.name ~ ' - lower_' ~ level.name ~ ') / predicted_price') }} as width_{{ level.name }},
+        {{ exact_mean('100 * (upper_' ~ level.name ~ ' - lower_' ~ level.name ~ ') / predicted_price') }}
+            as width_{{ level.name }},
         {%- endfor %}
         {{ median_of('absolute_pct_error') }} as mdape_pct
     from matched
