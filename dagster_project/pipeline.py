@@ -146,10 +146,11 @@ def retrain(settings: Settings, *, show: Reporter) -> str:
 
 
 def _newest_version(settings: Settings) -> str:
-    newest = "select model_version, status from training.model_versions order by created_at desc limit 1"
+    from ml.registry import versions
+
     with connect(settings) as connection:
-        version, status = connection.execute(newest).fetchall()[0]
-    return f"{version} is {status}"
+        newest = versions(connection)[-1]
+    return f"{newest.model_version} is {newest.status}"
 
 
 def promote(settings: Settings, version: str | None, *, show: Reporter) -> list[str]:
@@ -162,13 +163,8 @@ def promote(settings: Settings, version: str | None, *, show: Reporter) -> list[
 def rollback(settings: Settings, *, show: Reporter) -> list[str]:
     """Give the alias back to the champion before this one."""
     from ml.promotion import rollback as move
-    from ml.promotion import unpublished_move
 
-    def moved(connection: duckdb.DuckDBPyConnection) -> list[str]:
-        # typed again after it was interrupted, it must not go back to where it came from
-        return unpublished_move(connection, settings) or move(connection, settings, actor=_user())
-
-    return _move(settings, "housing rollback", show, moved)
+    return _move(settings, "housing rollback", show, lambda c: move(c, settings, actor=_user()))
 
 
 def _move(

@@ -21,7 +21,7 @@ from ml import comparables
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
 from ml.registry import ModelVersion, challenger, champion, load_bundle
-from ml.score import scorable_months
+from ml.score import FINGERPRINT, scorable_months
 from ml.settings import Settings
 from ml.treeshap import shap_values
 from ml.warehouse import months_in, quoted, transaction
@@ -92,13 +92,12 @@ def explain_months(
 
 def unexplained_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion) -> list[date]:
     """Months with predictions that are not explained as they stand now, or with explanations of predictions gone."""
-    fingerprint = "count(*) as n, sum(hash(observation_id, built_through_batch)) as fingerprint"
     rows = connection.execute(
         f"""
         select coalesce(p.month, e.month) as month
-        from (select month, {fingerprint} from ({_explained(version)}) group by month) as p
+        from (select month, {FINGERPRINT} from ({_explained(version)}) group by month) as p
         full join (
-            select month, {fingerprint} from predictions.explanations
+            select month, {FINGERPRINT} from predictions.explanations
             where model_version = $version and rank = 0 group by month
         ) as e on p.month = e.month
         where (p.n, p.fingerprint) is distinct from (e.n, e.fingerprint)

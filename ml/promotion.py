@@ -140,14 +140,20 @@ def unpublished_move(connection: duckdb.DuckDBPyConnection, settings: Settings) 
         rows = snapshot.execute(
             "select model_version from training.model_versions where status = 'champion'"
         ).fetchall()
-    moved = connection.execute(
+    previous, reason = _last_move(connection, current)
+    if not rows or rows[0][0] == current.model_version or rows[0][0] != previous:
+        return []
+    return [f"champion is {current.model_version} already, which was not published yet: {reason}"]
+
+
+def _last_move(connection: duckdb.DuckDBPyConnection, current: ModelVersion) -> tuple[str | None, str | None]:
+    """Who was champion before this one, and why that changed."""
+    row = connection.execute(
         "select previous_version, reason from training.model_aliases where alias = ? and model_version = ? "
         "order by moved_at desc limit 1",
         [CHAMPION, current.model_version],
     ).fetchone()
-    if not rows or not moved or rows[0][0] == current.model_version or rows[0][0] != moved[0]:
-        return []
-    return [f"champion is {current.model_version} already, which was not published yet: {moved[1]}"]
+    return row or (None, None)
 
 
 def published_newcomer(settings: Settings) -> str | None:
@@ -204,7 +210,6 @@ def promote(connection: duckdb.DuckDBPyConnection, settings: Settings, version: 
     reason = f"{actor} promoted {found.model_version} by hand"
     comparison = latest_comparison(connection)
     _promote(client, settings.registered_model, found.model_version, actor, reason)
-    _set_aside(client, settings.registered_model, reason)
     with transaction(connection):
         if comparison and comparison.challenger == found.model_version:
             _remember(connection, comparison, "manual", actor, verdict="promote", reason=reason)
@@ -221,13 +226,10 @@ def rollback(connection: duckdb.DuckDBPyConnection, settings: Settings, *, actor
     client = open_registry(settings)
     if moved := _followed(connection, client, settings.registered_model):
         return moved  # the rollback of before, which was killed, or what somebody did in MLflow
+    if moved := unpublished_move(connection, settings):
+        return moved  # typed again after it was interrupted, it must not go back to where it came from
     current = champion(connection)
-    rows = connection.execute(
-        "select previous_version from training.model_aliases where alias = ? and model_version = ? "
-        "order by moved_at desc limit 1",
-        [CHAMPION, current.model_version if current else None],
-    ).fetchall()
-    previous = rows[0][0] if rows else None
+    previous, _ = _last_move(connection, current) if current else (None, None)
     if current is None or previous is None:
         raise PromotionError("there was no champion before this one, so there is nothing to go back to")
     reason = f"{actor} rolled {current.model_version} back to {previous}"
@@ -245,13 +247,11 @@ def _followed(connection: duckdb.DuckDBPyConnection, client: MlflowClient, name:
 
 def _promote(client: MlflowClient, name: str, version: str, actor: str, reason: str) -> None:
     _give(client, name, CHAMPION, version[1:], actor=actor, reason=reason)
-    if _aliases(client, name).get(CHALLENGER) == version:
-        client.set_model_version_tag(name, version[1:], f"{CHALLENGER}_left_because", reason)
-        client.delete_registered_model_alias(name, CHALLENGER)
+    _set_aside(client, name, reason)
 
 
 def _set_aside(client: MlflowClient, name: str, reason: str) -> None:
-    """Let no challenger take the place that a person just gave, by a comparison that nobody has seen."""
+    """Nobody challenges any more: it was promoted or rejected, or a person gave the place to another."""
     if standing := _aliases(client, name).get(CHALLENGER):
         client.set_model_version_tag(name, standing[1:], f"{CHALLENGER}_left_because", reason)
         client.delete_registered_model_alias(name, CHALLENGER)
@@ -259,8 +259,7 @@ def _set_aside(client: MlflowClient, name: str, reason: str) -> None:
 
 def _reject(client: MlflowClient, name: str, version: str, reason: str) -> None:
     client.set_model_version_tag(name, version[1:], LOST, reason)
-    client.set_model_version_tag(name, version[1:], f"{CHALLENGER}_left_because", reason)
-    client.delete_registered_model_alias(name, CHALLENGER)
+    _set_aside(client, name, reason)
 
 
 def _give(client: MlflowClient, name: str, alias: str, number: str, *, actor: str, reason: str) -> None:

@@ -24,6 +24,8 @@ from ml.verdicts import is_canary
 from ml.warehouse import months_in, quoted, transaction, utc_now
 
 BATCH_ROWS = 65_536  # rows in memory at a time
+#: Aggregates by month that differ where rows, or what they were built from, do.
+FINGERPRINT = "count(*) as n, sum(hash(observation_id, built_through_batch)) as fingerprint"
 MONTHS_PER_TRANSACTION = 12  # a commit costs as much as scoring thousands of rows
 
 
@@ -133,15 +135,15 @@ def scorable_months(connection: duckdb.DuckDBPyConnection, version: ModelVersion
     among = "true" if months is None else f"month in {months_in(months)}"
     rows = connection.execute(
         f"""
-        select month from (select * from features.features where {among}) as f
-        where {_to_score(version)} and ($again or not exists (
+        select month from features.features as f
+        where {among} and {_to_score(version)} and ($again or not exists (
             select 1 from predictions.predictions as p
             where p.observation_id = f.observation_id and p.model_version = $version
             and p.built_through_batch = f.built_through_batch and p.month = f.month
         ))
         union
-        select month from (select * from predictions.predictions where {among}) as p
-        where {_left_over(version)}
+        select month from predictions.predictions as p
+        where {among} and {_left_over(version)}
         order by month
         """,
         {"version": version.model_version, "again": again},
@@ -154,13 +156,12 @@ def _months_in_doubt(connection: duckdb.DuckDBPyConnection, version: ModelVersio
 
     They may be in order all the same, where a row's price came after its prediction.
     """
-    fingerprint = "count(*) as n, sum(hash(observation_id, built_through_batch)) as fingerprint"
     rows = connection.execute(
         f"""
         select coalesce(wanted.month, scored.month) as month
-        from (select month, {fingerprint} from features.features where {_to_score(version)} group by month) as wanted
+        from (select month, {FINGERPRINT} from features.features where {_to_score(version)} group by month) as wanted
         full join (
-            select month, model_version, {fingerprint} from predictions.predictions as p
+            select month, model_version, {FINGERPRINT} from predictions.predictions as p
             where {_mine(version)} and p.split <> 'eval' and p.mode = 'batch' group by month, model_version
         ) as scored on wanted.month = scored.month
         group by 1

@@ -182,7 +182,8 @@ def _content(connection: duckdb.DuckDBPyConnection, contract: Contract) -> str:
         """
         select count(*), sum(hash(m.fold, m.role, d))
         from training.int_fold_members as m
-        inner join training.training_dataset as d on m.observation_id = d.observation_id
+        inner join (select * exclude (built_through_batch) from training.training_dataset) as d
+            on m.observation_id = d.observation_id
         """
     ).fetchone()
     return hashlib.sha256(json.dumps([found, contract.features], default=str).encode()).hexdigest()[:12]

@@ -67,6 +67,7 @@ def build(settings: Settings, api: ApiSettings, contract: Contract) -> FastAPI:
     )
     app.state.service = service
     _routes(app, service, known)
+    # FastAPI's own way to another document, though its types know of none
     app.openapi = document_of(app, service, known)  # type: ignore[method-assign]
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(HTTPException, _on_http)

@@ -78,7 +78,7 @@ class Gate:
                 await problem(late, request_id)(scope, receive, sending)
         except ClientGoneError:
             status = 499
-        except Exception:
+        except Exception:  # whatever it is, the caller gets an answer and the log its reason
             log.exception("a request failed", extra={"request_id": request_id})
             if not began:
                 failed = ProblemError(500, "the service failed; its log has the reason under the request id")

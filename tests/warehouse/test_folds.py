@@ -199,6 +199,8 @@ def test_other_rows_start_another_search(settings: Settings, tmp_path: Path) -> 
         toy.land(connection, toy.rows(first=3, months=1, seed=9), 2)
         connection.execute(MEMBERS)
         other_rows = tune._content(connection, toy.CONTRACT)
+        connection.execute("update features.features set built_through_batch = 9")
+        assert tune._content(connection, toy.CONTRACT) == other_rows, "built again, the same rows are the same"
         connection.execute("update features.features set size = size + 1 where month = '2021-02-01'")
         assert len({first, other_rows, tune._content(connection, toy.CONTRACT)}) == 3, "nor with other features"
 

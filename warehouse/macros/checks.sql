@@ -93,6 +93,9 @@
   {{ return(month_of('observed_on') if contract().observed_on else "date '1970-01-01'") }}
 {% endmacro %}
 
+{# Share of the keys, from the lowest hash on, that is the holdout of a dataset without dates. #}
+{% macro holdout_share() %}{{ return((contract().split | default({})).holdout_share | default(0.2)) }}{% endmacro %}
+
 {# Split of the contract's default window: by month where there are dates, by a stable hash of the key elsewhere. #}
 {% macro split_of(month, observation_id, price, price_reasons) %}
   {% set split = contract().split %}
@@ -102,8 +105,8 @@
     {% set is_eval = month ~ ' <= ' ~ through %}
   {% else %}
     {% set share = hash_share(observation_id) %}
-    {% set is_train = share ~ ' >= ' ~ ((split.eval_share | default(0.2)) + (split.holdout_share | default(0.2))) %}
-    {% set is_eval = share ~ ' >= ' ~ (split.holdout_share | default(0.2)) %}
+    {% set is_train = share ~ ' >= ' ~ ((split.eval_share | default(0.2)) + holdout_share()) %}
+    {% set is_eval = share ~ ' >= ' ~ holdout_share() %}
   {% endif %}
         case
             when {{ price }} is null and {{ list_size(price_reasons) }} = 0 then 'to_score'

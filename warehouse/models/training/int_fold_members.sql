@@ -1,6 +1,6 @@
 -- The rows of each fold: valid prices of the training window only.
 {#- without dates, keys below this share of the hash are the holdout: folds are parts of the others #}
-{%- set held_out = 0.0 if contract().observed_on else ((contract().split | default({})).holdout_share | default(0.2)) %}
+{%- set held_out = 0.0 if contract().observed_on else holdout_share() %}
 with rows_of_window as (
     select
         observation_id,
