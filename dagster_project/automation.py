@@ -16,6 +16,7 @@ from dagster_project.alerting import DATASET_TAG
 from dagster_project.predictions.partitions import first_and_last, scoring_months
 from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
+from dagster_project.training.attempts import DIED
 from ml.contract import Contract, add_months
 from ml.promotion import published_newcomer
 from ml.verdicts import published_decision
@@ -180,7 +181,7 @@ def retrain_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
         return
     name = decision["decision_id"]
     runs = context.instance.get_runs(dg.RunsFilter(tags={DECISION: f"{housing.settings.dataset} {name}"}))
-    died = [run for run in runs if run.status in {dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}]
+    died = [run for run in runs if run.status in DIED]
     if len(runs) > len(died):
         yield dg.SkipReason(f"a training for {name} runs or has ended well")
         return

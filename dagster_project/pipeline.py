@@ -121,14 +121,16 @@ def train(settings: Settings, *, through: str | None, force: bool, profile: str,
 def retrain(settings: Settings, *, show: Reporter) -> str:
     """Train if the newest decision says so, as the sensor would; returns a sentence about what was done."""
     from dagster_project.automation import retrain_request
+    from dagster_project.training.attempts import remember_died
     from ml.verdicts import died_attempts, newest_decision
 
     with _Session(settings, "housing retrain", show) as session:
         with connect(settings) as connection:
             decision = newest_decision(connection)
-            died = died_attempts(connection, decision["decision_id"]) if decision else 0
-        if decision is None:
-            return f"no month was judged yet, so there is nothing to decide; type: {run_command(settings.dataset)}"
+            if decision is None:
+                return f"no month was judged yet, so there is nothing to decide; type: {run_command(settings.dataset)}"
+            remember_died(connection, session.instance, settings.dataset)
+            died = died_attempts(connection, decision["decision_id"])
         reasons = ", ".join(decision["reasons"]) or "no evidence"
         if decision["decision"] != "retrain":
             return f"{decision['decision']} ({reasons}); to train all the same: housing train --through YYYY-MM"
@@ -305,7 +307,7 @@ class _Session:
         from dagster_project.progress import reporter
 
         self._token = reporter.set(self._show)
-        self._instance = dg.DagsterInstance.get()
+        self.instance = dg.DagsterInstance.get()
         self._forget_dead_runs()
         self._defs = build_defs(self._settings)
 
@@ -317,8 +319,8 @@ class _Session:
         if error[0] is None and self._stood is not None:
             _stamp(self._settings).write_text(self._stood, encoding="utf-8")
         self._lock.__exit__(*error)
-        notify_quietly(self._settings, self._instance)
-        self._instance.dispose()
+        notify_quietly(self._settings, self.instance)
+        self.instance.dispose()
 
     def execute(
         self,
@@ -349,7 +351,7 @@ class _Session:
         log = self._settings.dagster_home / "last_run.log"
         with log.open("a", encoding="utf-8") as handle, redirect_stdout(handle):
             result = self._defs.resolve_job_def(job).execute_in_process(
-                run_config=config, instance=self._instance, partition_key=one, tags=tags, raise_on_error=False
+                run_config=config, instance=self.instance, partition_key=one, tags=tags, raise_on_error=False
             )
         if not result.success:
             if "DagsterExecutionInterruptedError" in (error.cls_name for _, error in _failures(result)):
@@ -420,11 +422,11 @@ class _Session:
         from dagster_project.alerting import DATASET_TAG
 
         unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-        for run_ in self._instance.get_runs(unfinished):
+        for run_ in self.instance.get_runs(unfinished):
             pid = run_.tags.get("housing/pid")
             if pid and (run_.tags.get(DATASET_TAG) == self._settings.dataset or not psutil.pid_exists(int(pid))):
-                self._instance.report_run_failed(run_, "the process of this run was killed")
-                self._instance.event_log_storage.free_concurrency_slots_for_run(run_.run_id)
+                self.instance.report_run_failed(run_, "the process of this run was killed")
+                self.instance.event_log_storage.free_concurrency_slots_for_run(run_.run_id)
 
 
 def _quarantined(result: dg.ExecuteInProcessResult) -> list[str]:

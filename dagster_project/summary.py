@@ -132,13 +132,13 @@ def _model(figures: dict[str, Any]) -> list[str]:
     if not latest:
         return ["  model        none yet; type: housing train"]
     judge = "beside the champion" if latest["lost"] else "by its gate"
-    verdict = "passed its gate" if latest["status"] != "rejected" else f"was REJECTED {judge}"
+    # the reasons stay with a version that a person promoted all the same
+    verdict = f"was REJECTED {judge}" if latest["reasons"] else "passed its gate"
     out = [
         f"  model        {latest['model_version']} {verdict}; trained through "
         f"{latest['trained_through'] or 'all dates'} on {_n(latest['n_train'])} rows and {latest['features']} features"
     ]
-    if latest["status"] == "rejected":
-        out += [f"    {reason}" for reason in latest["reasons"] or []]
+    out += [f"    {reason}" for reason in latest["reasons"] or []]
     out.append(
         f"  champion     {champion['model_version']} since {champion['since']} UTC"
         if champion

@@ -371,7 +371,7 @@ class Contract(_Block):
         known("like_for_like", [self.like_for_like] if self.like_for_like else [], encodings)
         known("last_year", [self.last_year] if self.last_year else [], encodings)
         for group in self.recent_errors.groups if self.recent_errors else []:
-            known("recent_errors.groups.keys", group.keys, [*(set(names) - {self.price}), "area", "locality"])
+            known("recent_errors.groups.keys", group.keys, [*places, "area", "locality"])
         if self.promotion.mode == "canary" and not self.observed_on:
             raise ValueError(
                 "promotion.mode: a canary serves for months, which this dataset has none of; auto or manual"

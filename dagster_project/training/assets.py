@@ -1,20 +1,17 @@
 """Training as an asset: train, evaluate, gate, register. How that is done stands in ``ml/``."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-import duckdb
 
 from dagster_project.pictures import picture
 from dagster_project.progress import tasks
 from dagster_project.resources import POOL, Housing
+from dagster_project.training.attempts import attempt
 from ml.params import DEFAULT_PROFILE
 from ml.params import load as load_params
 from ml.registry import ModelVersion, run_file, train_and_register
 from ml.settings import Settings
-from ml.warehouse import utc_now
 
 GATE = "gate"
 
@@ -46,7 +43,10 @@ class TrainingConfig(dg.Config):
     description="A registered model version with its bundle. It becomes champion when it passes the contract's gate.",
 )
 def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: TrainingConfig) -> dg.MaterializeResult:
-    with housing.write(context) as connection, _attempt(connection, config, context.run_id):
+    with (
+        housing.write(context) as connection,
+        attempt(connection, config.decision_id, config.attempt, context.run_id),
+    ):
         outcome = train_and_register(
             connection,
             housing.settings,
@@ -71,20 +71,6 @@ def model_versions(context: dg.AssetExecutionContext, housing: Housing, config: 
             )
         ],
     )
-
-
-@contextmanager
-def _attempt(connection: duckdb.DuckDBPyConnection, config: TrainingConfig, run_id: str) -> Iterator[None]:
-    """A row that says that a training was started, and when it ended: SQL counts those that never did."""
-    if not config.decision_id:
-        yield
-        return
-    connection.execute(
-        "insert into training.retrain_attempts values (?, ?, ?, null, ?)",
-        [config.decision_id, config.attempt, utc_now(), run_id],
-    )
-    yield
-    connection.execute("update training.retrain_attempts set finished_at = ? where run_id = ?", [utc_now(), run_id])
 
 
 def _numbers(version: ModelVersion) -> dict[str, Any]:

@@ -6,7 +6,7 @@ The decisions stand in a real snapshot file, the runs in a real instance. That a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import cast
 
@@ -15,10 +15,20 @@ import duckdb
 import pytest
 
 from dagster_project import automation
-from dagster_project.automation import follow_up, landing_sensor, newcomer_sensor, retrain_sensor, score_monthly
+from dagster_project.automation import (
+    follow_up,
+    landing_sensor,
+    newcomer_sensor,
+    retrain_request,
+    retrain_sensor,
+    score_monthly,
+)
 from dagster_project.resources import Housing
+from dagster_project.training.attempts import remember_died
 from ml.contract import Contract, load
 from ml.settings import Settings
+from ml.verdicts import died_attempts
+from ml.warehouse import connect, create_tables, utc_now
 
 #: A month that was scored and whose prices are not known yet.
 UNPRICED = "unpriced"
@@ -176,6 +186,33 @@ def test_a_run_that_dies_is_tried_again_a_bounded_number_of_times_then_a_person_
     ]  # fmt: skip
     assert [run.job_name for run in instance.get_runs()].count("retrain") == load("hdb").retraining.max_attempts
     assert [run.job_name for run in instance.get_runs()].count("monitor") == 1
+
+
+def test_a_run_that_dies_before_its_training_is_an_attempt_too(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    decision = {"decision_id": "v1 2022-03", "month": date(2022, 3, 1), "reasons": [], "mdape_pct": 5.0, "new_labels": 1}
+    statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
+    for dataset in ("hdb", "housets"):
+        for number, status in enumerate(statuses, start=1):
+            asked = retrain_request(dataset, decision, attempt=number)
+            run = dg.DagsterRun(
+                job_name=asked.job_name or "", run_config=dict(asked.run_config), tags=dict(asked.tags), status=status
+            )
+            instance.add_run(run)
+    # trained by hand in the UI: nothing asked for it
+    instance.add_run(
+        dg.DagsterRun(job_name="retrain", tags={"housing/dataset": "hdb"}, status=dg.DagsterRunStatus.FAILURE)
+    )
+    settings.warehouse.parent.mkdir(parents=True)
+    with connect(settings) as connection:
+        create_tables(connection, load("hdb"))
+        for _ in range(2):
+            remember_died(connection, instance, "hdb")
+            assert died_attempts(connection, "v1 2022-03") == 2
+        rows = connection.execute("select attempt, started_at from training.retrain_attempts order by attempt").fetchall()
+    assert [number for number, _ in rows] == [1, 2]
+    assert all(abs((started - utc_now()).total_seconds()) < 60 for _, started in rows)
 
 
 def test_after_a_training_everything_pending_of_its_dataset_is_scored(

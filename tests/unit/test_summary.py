@@ -8,21 +8,25 @@ from dagster_project.summary import _model
 
 
 @pytest.mark.parametrize(
-    ("status", "lost", "said"),
+    ("status", "lost", "reasons", "said"),
     [
-        ("champion", False, "v2 passed its gate"),
-        ("challenger", False, "v2 passed its gate"),
-        ("rejected", False, "v2 was REJECTED by its gate"),
-        ("rejected", True, "v2 was REJECTED beside the champion"),
+        ("champion", False, [], "v2 passed its gate"),
+        ("challenger", False, [], "v2 passed its gate"),
+        ("rejected", False, ["R² 0.5 is below 0.85"], "v2 was REJECTED by its gate"),
+        ("rejected", True, ["mean error is 0.4 % lower"], "v2 was REJECTED beside the champion"),
+        # a person promoted it all the same
+        ("champion", False, ["R² 0.5 is below 0.85"], "v2 was REJECTED by its gate"),
     ],
 )
-def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(status: str, lost: bool, said: str) -> None:
+def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(
+    status: str, lost: bool, reasons: list[str], said: str
+) -> None:
     latest = {
-        "model_version": "v2", "status": status, "lost": lost, "reasons": ["R² 0.5 is below 0.85"],
+        "model_version": "v2", "status": status, "lost": lost, "reasons": reasons,
         "trained_through": "2021-12", "n_train": 1000, "features": 25,
     }  # fmt: skip
     lines = _model(
         {"latest_version": latest, "champion": None, "challenger": None, "decision": None, "failing_checks": []}
     )
     assert said in lines[0]
-    assert ("R² 0.5 is below 0.85" in lines[1]) == (status == "rejected")
+    assert [line.strip() for line in lines[1:-1]] == reasons

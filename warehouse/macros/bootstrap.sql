@@ -6,7 +6,7 @@
 {# Parts that a bootstrap draws from. Fewer rows than parts: each row is its own. #}
 {% macro bootstrap_parts() %}{{ return(100) }}{% endmacro %}
 
-{# Part of a row, by a column that tells rows apart. #}
+{# Part of a row, by what tells apart the rows, or the groups of rows, that are drawn. #}
 {% macro bootstrap_part(column) -%}
 cast(floor({{ bootstrap_parts() }} * {{ hash_share(stable_hash([column])) }}) as integer)
 {%- endmacro %}

@@ -1,7 +1,10 @@
 -- Is the challenger measurably better than the champion? Paired errors on the newest months that both priced without
 -- having learned from them: months scored in the shadow where there are enough rows, else the challenger's evaluation
--- window (by the model that had not seen it). The interval is a bootstrap of hash parts, as in int_ratio_statistics.
+-- window (by the model that had not seen it). The interval is a bootstrap of hash parts. Errors of one area and month
+-- rise and fall together, so they are drawn together; where there are too few such groups (Cameron, Gelbach and Miller
+-- 2008, Bootstrap-based improvements for inference with clustered errors, call 5 to 30 few), rows are.
 {%- set rules = promotion_rules() %}
+{%- set min_groups = 30 %}
 with model_versions as (
     select * from {{ source('training', 'model_versions') }}
 ),
@@ -34,12 +37,12 @@ paired as (
     select
         pair.challenger,
         pair.champion,
+        theirs.observation_id,
         theirs.month,
         theirs.area,
         case when theirs.split = 'eval' then 'eval' else 'shadow' end as stage,
         100 * abs(theirs.predicted_price / theirs.actual_price - 1) as challenger_error,
-        100 * abs(ours.predicted_price / ours.actual_price - 1) as champion_error,
-        {{ bootstrap_part('theirs.observation_id') }} as part
+        100 * abs(ours.predicted_price / ours.actual_price - 1) as champion_error
     from pair
     inner join predictions as theirs on pair.challenger = theirs.model_version
     inner join predictions as ours
@@ -121,6 +124,26 @@ overall as (
     group by challenger, champion
 ),
 
+grouped as (
+    select
+        challenger,
+        champion,
+        count(distinct concat_ws(' ', month, area)) as n
+    from compared
+    group by challenger, champion
+),
+
+parted as (
+    select
+        compared.*,
+        case
+            when grouped.n < {{ min_groups }} then {{ bootstrap_part('compared.observation_id') }}
+            else {{ bootstrap_part("concat_ws(' ', compared.month, compared.area)") }}
+        end as part
+    from compared
+    inner join grouped on compared.challenger = grouped.challenger and compared.champion = grouped.champion
+),
+
 part_sums as (
     select
         challenger,
@@ -128,7 +151,7 @@ part_sums as (
         part,
         {{ exact_mean('challenger_error') }} * count(*) as challenger_error,
         {{ exact_mean('champion_error') }} * count(*) as champion_error
-    from compared
+    from parted
     group by challenger, champion, part
 ),
 

@@ -1,0 +1,40 @@
+"""Trainings that a decision asked for. Each run is a row, so that SQL can tell when to stop and ask a person."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+import duckdb
+
+from dagster_project.alerting import DATASET_TAG, RETRAIN
+from ml.warehouse import utc_now
+
+DIED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+
+@contextmanager
+def attempt(connection: duckdb.DuckDBPyConnection, decision_id: str, number: int, run_id: str) -> Iterator[None]:
+    """A row that says that a training was started, and when it ended; none for a training nothing asked for."""
+    if not decision_id:
+        yield
+        return
+    connection.execute(
+        "insert into training.retrain_attempts values (?, ?, ?, null, ?)", [decision_id, number, utc_now(), run_id]
+    )
+    yield
+    connection.execute("update training.retrain_attempts set finished_at = ? where run_id = ?", [utc_now(), run_id])
+
+
+def remember_died(connection: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, dataset: str) -> None:
+    """Rows of runs that died on their way, before their training began."""
+    known = {run_id for (run_id,) in connection.execute("select run_id from training.retrain_attempts").fetchall()}
+    died = dg.RunsFilter(job_name=RETRAIN, statuses=DIED, tags={DATASET_TAG: dataset})
+    for record in instance.get_run_records(died):
+        run = record.dagster_run
+        asked = run.run_config.get("ops", {}).get("training__model_versions", {}).get("config", {})
+        if run.run_id not in known and asked.get("decision_id"):
+            started = record.create_timestamp.replace(tzinfo=None)
+            connection.execute(
+                "insert into training.retrain_attempts values (?, ?, ?, null, ?)",
+                [asked["decision_id"], asked["attempt"], started, run.run_id],
+            )
