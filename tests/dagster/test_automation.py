@@ -191,7 +191,13 @@ def test_a_run_that_dies_is_tried_again_a_bounded_number_of_times_then_a_person_
 def test_a_run_that_dies_before_its_training_is_an_attempt_too(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    decision = {"decision_id": "v1 2022-03", "month": date(2022, 3, 1), "reasons": [], "mdape_pct": 5.0, "new_labels": 1}
+    decision = {
+        "decision_id": "v1 2022-03",
+        "month": date(2022, 3, 1),
+        "reasons": [],
+        "mdape_pct": 5.0,
+        "new_labels": 1,
+    }
     statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
     for dataset in ("hdb", "housets"):
         for number, status in enumerate(statuses, start=1):
@@ -210,7 +216,9 @@ def test_a_run_that_dies_before_its_training_is_an_attempt_too(
         for _ in range(2):
             remember_died(connection, instance, "hdb")
             assert died_attempts(connection, "v1 2022-03") == 2
-        rows = connection.execute("select attempt, started_at from training.retrain_attempts order by attempt").fetchall()
+        rows = connection.execute(
+            "select attempt, started_at from training.retrain_attempts order by attempt"
+        ).fetchall()
     assert [number for number, _ in rows] == [1, 2]
     assert all(abs((started - utc_now()).total_seconds()) < 60 for _, started in rows)
 

@@ -208,7 +208,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "price as a key": (lambda b: b.update(key=["id", "paid"]), ["key: 'paid' is not one of id, sold_on, town"]),
     "price as an area": (lambda b: b.update(area="paid"), ["area: 'paid' is not one of id, sold_on, town"]),
     "recent errors by a leak": (
-        lambda b: b.update(recent_errors={"groups": [{"keys": ["fee"]}]}),
+        lambda b: b.update(recent_errors={"months_back": [1, 6], "groups": [{"keys": ["fee"], "prior": 10}]}),
         ["recent_errors.groups.keys: 'fee' is not one of id"],
     ),
     "leak as a locality": (lambda b: b.update(locality="fee"), ["locality: 'fee' is not one of id"]),
