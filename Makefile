@@ -46,15 +46,16 @@ docs: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.run
 
-# written by: uv pip compile --universal --generate-hashes --no-emit-index-url (see docs/development.md)
+# written by: uv pip compile --universal --generate-hashes --no-emit-index-url (see docs/development.md); compiling all
+# modules takes 40 s on one core, compiling those that are used, on their first import, 15
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 .venv/dev: .venv/installed requirements-dev.lock
-	$(BIN)/pip install --quiet --no-deps --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
 
 clean:
