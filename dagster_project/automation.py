@@ -8,6 +8,7 @@ them are switched on as shipped.
 import hashlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from typing import Any
 
 import dagster as dg
@@ -78,7 +79,11 @@ JOBS = [land_job, train_job, retrain_job, score_job, monitor_job, compare_job, t
 DECISION = "housing/decision"
 REASONS = "housing/reasons"
 
-#: Before the second run for a decision whose first one died.
+#: Run tag: the `housing` command that a run is of.
+COMMAND = "housing/command"
+#: So often in a row `land` and `score` are run in vain.
+MOST_RUNS = 3
+#: Before the second run of what died at first.
 FIRST_PAUSE = timedelta(minutes=1)
 
 
@@ -165,6 +170,29 @@ def newcomer_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> dg
     return dg.RunRequest(
         run_key=f"{dataset} {version} explained", tags={**every_month(housing.contract), DATASET_TAG: dataset}
     )
+
+
+@dg.sensor(
+    jobs=[land_job, score_job],
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts `land` or `score` again when its last run died, up to three runs in a row.",
+)
+def again_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """What died was loading, scoring or publishing something that nothing else will ask for."""
+    dataset = housing.settings.dataset
+    of_all = {DATASET_TAG: dataset}
+    for job, tags in ((land_job, of_all), (score_job, of_all | every_month(housing.contract))):
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, tags=of_all), limit=MOST_RUNS)
+        died = list(takewhile(lambda run: run.status in DIED, runs))
+        if not died or len(died) == MOST_RUNS:
+            yield dg.SkipReason(f"{len(died)} of the newest runs of {job.name} died")
+        elif COMMAND in died[0].tags:
+            yield dg.SkipReason(f"the newest run of {job.name} was typed, so who typed it knows")
+        elif not _is_time(died, context):
+            yield dg.SkipReason(f"{len(died)} of the newest runs of {job.name} died; the next one waits")
+        else:
+            yield dg.RunRequest(run_key=f"again after {died[0].run_id}", job_name=job.name, tags=tags)
 
 
 @dg.sensor(

@@ -53,6 +53,7 @@ def build_defs(settings: Settings | None = None, **resources: Any) -> dg.Definit
             automation.follow_up,
             automation.newcomer_sensor,
             automation.retrain_sensor,
+            automation.again_sensor,
             alert_sensor,
         ],
         resources={

@@ -174,17 +174,18 @@ SCORED_VERSIONS = """
 select v.model_version, v.status from training.model_versions as v
 where exists (
     select 1 from predictions.predictions as p
-    where p.model_version = v.model_version and p.kind = 'model' and p.split <> 'eval'
+    where p.model_version = v.model_version and p.kind = 'model' and p.split <> 'eval' and p.mode = 'batch'
 )
 order by v.status = 'champion' desc, v.created_at desc
 """
-#: SCORED of what holds now for each home, whichever version said it.
+#: SCORED of what holds now for each home, whichever version said it; answers of the API are of homes that need not be.
 CURRENT = """
 select observation_id, month, area, locality, predicted_price, model_version from predictions.current_predictions
+where mode = 'batch'
 """
 OF_VERSION = """
 select observation_id, month, area, locality, predicted_price, model_version from predictions.predictions
-where model_version = $version and kind = 'model' and split <> 'eval'
+where model_version = $version and kind = 'model' and split <> 'eval' and mode = 'batch'
 """
 #: One row for each scored home, with its price and range: every question of the page is about these.
 SCORED = """

@@ -104,6 +104,23 @@ def test_an_old_snapshot_is_called_stale(changed: Publish) -> None:
     assert "days old" not in overview()
 
 
+def test_answers_of_the_api_are_not_among_the_predictions_that_are_judged(changed: Publish) -> None:
+    count = (
+        "select count(*) from predictions.predictions where model_version = 'v1' and kind = 'model' and split <> 'eval'"
+    )
+    settings = changed()
+    with duckdb.connect(str(settings.published), read_only=True) as connection:
+        (n,) = connection.execute(count).fetchone() or (0,)
+    assert f"{n:,}" in shown(settings, "predictions")
+    settings = changed("""
+        insert into predictions.predictions
+        select * replace (md5(observation_id) as observation_id, 'online' as mode, date '2012-03-01' as month)
+        from predictions.predictions where model_version = 'v1' and kind = 'model' and split <> 'eval' limit 100
+        """)
+    words = shown(settings, "predictions")
+    assert f"{n:,}" in words and f"{n + 100:,}" not in words
+
+
 def test_a_model_that_failed_its_gate_is_told_with_its_reasons(changed: Publish) -> None:
     settings = changed("update training.model_versions set status = 'rejected', reasons = ['no better than a guess']")
     words = overview()

@@ -16,6 +16,8 @@ import pytest
 
 from dagster_project import automation
 from dagster_project.automation import (
+    COMMAND,
+    again_sensor,
     follow_up,
     landing_sensor,
     newcomer_sensor,
@@ -221,6 +223,40 @@ def test_a_run_that_dies_before_its_training_is_an_attempt_too(
         ).fetchall()
     assert [number for number, _ in rows] == [1, 2]
     assert all(abs((started - utc_now()).total_seconds()) < 60 for _, started in rows)
+
+
+def test_a_landing_or_scoring_that_died_is_tried_again_a_bounded_number_of_times(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def add(job: str, status: dg.DagsterRunStatus, *, dataset: str = "hdb", **tags: str) -> None:
+        instance.add_run(dg.DagsterRun(job_name=job, status=status, tags={"housing/dataset": dataset, **tags}))
+
+    def asked() -> list[str | None]:
+        context = dg.build_sensor_context(
+            instance=instance, resources={"housing": Housing(home=str(settings.home), dataset="hdb")}
+        )
+        known = {run.tags.get("dagster/run_key") for run in instance.get_runs()}
+        found = [r for r in cast("Iterable[object]", again_sensor(context)) if isinstance(r, dg.RunRequest)]
+        return [r.job_name for r in found if r.run_key not in known]
+
+    assert asked() == []
+    add("score", dg.DagsterRunStatus.SUCCESS)
+    add("score", dg.DagsterRunStatus.FAILURE, dataset="housets")
+    assert asked() == []
+    add("score", dg.DagsterRunStatus.FAILURE)
+    assert asked() == [], "not at once"
+    monkeypatch.setattr(automation, "FIRST_PAUSE", automation.FIRST_PAUSE * 0)
+    add("land", dg.DagsterRunStatus.CANCELED)
+    assert asked() == ["land", "score"]
+    add("land", dg.DagsterRunStatus.STARTED)
+    assert asked() == ["score"], "one that runs is waited for"
+    add("score", dg.DagsterRunStatus.FAILURE)
+    assert asked() == ["score"]
+    add("score", dg.DagsterRunStatus.FAILURE)
+    assert asked() == [], "a person is needed, whom the alerts tell"
+    add("score", dg.DagsterRunStatus.SUCCESS)
+    add("score", dg.DagsterRunStatus.FAILURE, **{COMMAND: "housing run"})
+    assert asked() == [], "somebody typed it"
 
 
 def test_after_a_training_everything_pending_of_its_dataset_is_scored(

@@ -13,7 +13,14 @@ import dagster as dg
 import pytest
 
 from dagster_project.alerting import alert_sensor
-from dagster_project.automation import follow_up, landing_sensor, newcomer_sensor, retrain_sensor, score_monthly
+from dagster_project.automation import (
+    again_sensor,
+    follow_up,
+    landing_sensor,
+    newcomer_sensor,
+    retrain_sensor,
+    score_monthly,
+)
 from dagster_project.definitions import build_defs
 from dagster_project.resources import Housing
 from dagster_project.transform import project
@@ -131,7 +138,7 @@ def test_every_other_shipped_dataset_loads(dataset: str, tmp_path: Path) -> None
 
 def test_schedule_and_sensor_run_as_shipped() -> None:
     assert score_monthly.default_status == dg.DefaultScheduleStatus.RUNNING
-    for sensor in (landing_sensor, follow_up, newcomer_sensor, retrain_sensor, alert_sensor):
+    for sensor in (landing_sensor, follow_up, newcomer_sensor, retrain_sensor, again_sensor, alert_sensor):
         assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     assert landing_sensor.minimum_interval_seconds == 15 * 60
 

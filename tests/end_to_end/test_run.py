@@ -74,6 +74,13 @@ def test_tables_that_python_writes_are_tested_before_they_are_published(syntheti
         assert re.search(rf"PASS .*{name}", said), name
 
 
+def test_every_check_that_is_named_is_made(synthetic: Home) -> None:
+    found = synthetic.query(
+        "select check_name from monitoring.monitoring_checks except select check_name from monitoring.checks"
+    )
+    assert found["check_name"].to_pylist() == []
+
+
 def test_a_second_run_with_nothing_new_changes_no_row_and_does_next_to_nothing(synthetic: Home) -> None:
     before, stamp = fingerprints(synthetic), synthetic.settings.published.stat().st_mtime_ns
     again = synthetic.typed("run")

@@ -12,7 +12,8 @@ with model_versions as (
 pair as (
     select
         challenger.model_version as challenger,
-        champion.model_version as champion
+        champion.model_version as champion,
+        coalesce(challenger.trained_through >= champion.trained_through, true) as knows_as_much
     from model_versions as challenger
     cross join model_versions as champion
     where challenger.status = 'challenger' and champion.status = 'champion'
@@ -47,8 +48,9 @@ paired as (
     inner join predictions as theirs on pair.challenger = theirs.model_version
     inner join predictions as ours
         on pair.champion = ours.model_version and theirs.observation_id = ours.observation_id
-    -- what a champion said of its own evaluation window is by a model that knew less than the one that serves
-    where theirs.split = 'eval' or ours.split <> 'eval'
+    -- what a champion said of its own evaluation window is by a model that knew less than the one that serves: it is
+    -- compared with what the challenger said of its own, unless that one was given fewer months to learn from
+    where ours.split <> 'eval' or (theirs.split = 'eval' and pair.knows_as_much)
 ),
 
 newest as (
@@ -272,9 +274,9 @@ final as (
             when n < {{ rules.min_rows }}
                 then n || ' rows that both priced have a known price, {{ rules.min_rows }} are needed'
             else
-                'mean error of ' || challenger || ' is ' || {{ shown('error_reduction_pct') }}
-                || ' % lower than that of ' || champion
-                || ' (95 % interval ' || {{ shown('reduction_lower_pct') }} || ' to '
+                'mean error of ' || challenger || ' is ' || {{ shown('abs(error_reduction_pct)') }}
+                || case when error_reduction_pct < 0 then ' % higher' else ' % lower' end || ' than that of ' || champion
+                || ' (95 % interval of what it is lower by ' || {{ shown('reduction_lower_pct') }} || ' to '
                 || {{ shown('reduction_upper_pct') }} || ' %; {{ rules.margin_pct }} % and more than 0 is required) on '
                 || n || ' rows of '
                 || case when stage = 'shadow' then 'months scored in the shadow' else 'the evaluation window' end

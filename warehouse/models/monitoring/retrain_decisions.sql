@@ -50,12 +50,20 @@ trainings as (
         served.model_version,
         served.month,
         max(trained.trained_through) as last_trained_through,
-        sum(case when trained.status = 'rejected' and trained.number > own.number then 1 else 0 end) as rejected_since,
-        max(own.n_labels) as n_labels
+        sum(case when trained.status = 'rejected' and trained.number > own.number then 1 else 0 end) as rejected_since
     from served
     inner join model_versions as own on served.model_version = own.model_version
     inner join model_versions as trained on served.month > trained.trained_through
     group by served.model_version, served.month
+),
+
+-- by month that was trained through
+learned as (
+    select
+        trained_through,
+        max(n_labels) as n_labels
+    from model_versions
+    group by trained_through
 ),
 
 known as (
@@ -89,12 +97,13 @@ gathered as (
         trainings.rejected_since,
         {{ months_between('trainings.last_trained_through', 'served.month') }} as months_since_training,
         coalesce(known.new_labels, 0) as new_labels,
-        100.0 * coalesce(known.new_labels, 0) / trainings.n_labels as new_labels_pct,
+        100.0 * coalesce(known.new_labels, 0) / learned.n_labels as new_labels_pct,
         served.trained_through,
         coalesce(attempts.died, 0) as died_attempts,
         coalesce(attempts.finished, 0) as finished_attempts
     from served
     inner join trainings on served.model_version = trainings.model_version and served.month = trainings.month
+    inner join learned on trainings.last_trained_through = learned.trained_through
     left join known on served.model_version = known.model_version and served.month = known.month
     left join drift on served.model_version = drift.model_version and served.month = drift.month
     left join attempts on served.decision_id = attempts.decision_id

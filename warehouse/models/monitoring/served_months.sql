@@ -26,10 +26,15 @@ compared as (
         months.median_ratio_upper,
         model_versions.trained_through,
         model_versions.eval_mdape_pct as reference_mdape_pct,
-        -- the interval's end nearest to no change: what is beyond doubt
-        greatest(100 * (months.mdape_lower_pct / nullif(model_versions.eval_mdape_pct, 0) - 1), 0)
-            as error_increase_pct,
-        100 * greatest(months.median_ratio_lower - 1, 1 - months.median_ratio_upper, 0) as level_error_pct
+        -- the interval's end nearest to no change: what is beyond doubt; nothing is known before prices are
+        case
+            when months.n > 0
+                then greatest(100 * (months.mdape_lower_pct / nullif(model_versions.eval_mdape_pct, 0) - 1), 0)
+        end as error_increase_pct,
+        case
+            when months.n > 0
+                then 100 * greatest(months.median_ratio_lower - 1, 1 - months.median_ratio_upper, 0)
+        end as level_error_pct
     from months
     inner join model_versions on months.model_version = model_versions.model_version
 ),
