@@ -235,7 +235,7 @@ def test_thresholds_cover_every_judged_metric_with_source_and_reason(warehouse: 
     judged = {
         "median_ratio", "cod", "prd", "prb", "mki", "mdape_pct", "coverage_excess_pct", "cod_to_persistence",
         "psi", "js", "ks", "wasserstein", "missing_pct", "unseen_pct", "drifted_share_pct",
-        "error_increase_pct", "level_error_pct",
+        "error_increase_pct", "level_error_pct", "unpriced_pct",
     }  # fmt: skip
     assert {(r["metric"], r["severity"]) for r in rows} == {
         ("n", "insufficient_data"),
