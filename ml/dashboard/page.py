@@ -170,9 +170,9 @@ def table(rows: Sequence[Row], columns: Sequence[Column], *, label: str) -> None
 
 def choose_one(label: str, key: str, options: Sequence[str], *, first: str) -> str:
     """A select box whose value stands in the address; nothing is drawn where there is no choice."""
+    _forget(key, options, options)
     if len(options) < 2:
         return first
-    _forget(key, options, options)
     return st.selectbox(label, options, options.index(first), key=key, bind="query-params", width=SELECT)
 
 
