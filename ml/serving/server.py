@@ -46,6 +46,8 @@ def serve(settings: Settings, api: ApiSettings) -> None:
     """Listen until SIGTERM or SIGINT; open requests are answered, journals closed."""
     import uvicorn
 
+    from ml.serving.protocol import LimitedProtocol
+
     _return_memory()
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonLines())
@@ -63,5 +65,5 @@ def serve(settings: Settings, api: ApiSettings) -> None:
         proxy_headers=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=api.shutdown_s,
-        h11_max_incomplete_event_size=64 * 1024,
+        http=LimitedProtocol,
     )
