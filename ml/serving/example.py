@@ -17,7 +17,8 @@ def example_row(contract: Contract, snapshot: Snapshot) -> dict[str, Any]:
     )
     home = found[0] if found else {}
     known = _known_keys(contract, snapshot, home)
-    when = datetime.now(UTC).date() if not home or home["month"] is None else home["month"]
+    # its own day: the month's first is that of another home where the date is part of the key
+    when = home.get("observed_on") or home.get("month") or datetime.now(UTC).date()
     row: dict[str, Any] = {}
     for c in columns_of(contract):
         value: Any = None

@@ -90,10 +90,19 @@ def test_the_worked_example_is_of_a_place_that_the_model_knows(
         snapshot = Snapshot(home.settings)
         version = snapshot.versions()["champion"]
         engine = Engine(home.contract, snapshot, version, load_bundle(home.settings, version))
-        answers = engine.answer([example_row(home.contract, snapshot)], "champion")
+        row = example_row(home.contract, snapshot)
+        answers = engine.answer([row], "champion")
+        [newest] = snapshot.rows(
+            "from training.training_dataset where price is not null order by month desc, observation_id limit 1"
+        )
+        ids = {row["observation_id"] for row in snapshot.rows("select observation_id from training.training_dataset")}
         snapshot.close()
         assert answers.price[0] > 0
         assert not [w for w in answers.warnings[0] if w["code"].startswith("unseen")]
+        date_column = next(c for c in home.contract.columns if c.name == home.contract.observed_on)
+        assert row[date_column.name] == newest["observed_on"].strftime(date_column.format or "")
+        # a transaction's number cannot be known, but where place and day are the key, the home is the landed one
+        assert home is served or answers.checked["observation_id"].to_pylist()[0] in ids
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
