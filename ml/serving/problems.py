@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -24,6 +26,21 @@ TITLES = {
     503: "The service is not ready",
 }
 MEDIA_TYPE = "application/problem+json"
+
+
+#: An absolute path or a file's URI: in quotes, which may hold blanks, or up to the next blank.
+QUOTED_PATH = re.compile(r"""(['"])(?:file:(?://)?)?/(?:(?!\1).)*?([^/'"]*)/?\1""")
+BARE_PATH = re.compile(r"""(?<![\w./-])(?:file:(?://)?)?/+(?=\S)(?:[^\s/'"]+/+)*([^\s/'"]*)""")
+
+
+def without_paths(text: str, *folders: Path) -> str:
+    """A text for callers: files by their names only, since where they lie is nobody's business who has no key.
+
+    ``folders`` are known ones, whose names may hold blanks.
+    """
+    for folder in folders:
+        text = text.replace(f"{folder}/", "/")
+    return BARE_PATH.sub(r"\1", QUOTED_PATH.sub(r"\1\2\1", text))
 
 
 class FieldError(BaseModel):

@@ -32,7 +32,7 @@ from ml.serving.explain import Explainer
 from ml.serving.features import LANES, listed
 from ml.serving.folders import remove_leftovers
 from ml.serving.metrics import Metrics
-from ml.serving.problems import ProblemError
+from ml.serving.problems import ProblemError, without_paths
 from ml.serving.recorder import Recorder
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import NotPublishedError, Snapshot, identity
@@ -175,11 +175,15 @@ class Service:
 
     def _refused(self, reason: str, *, unexpected: bool = False) -> None:
         self.metrics.swap_failed.set(1)
-        reason = " ".join(reason.split())[:500]
-        if reason != self.problem:
-            self.problem = reason
+        told = self._told(reason)
+        if told != self.problem:
+            self.problem = told
             self.metrics.swaps.labels("refused").inc()
             log.error("snapshot refused: %s", reason, exc_info=unexpected)
+
+    def _told(self, reason: str) -> str:
+        """What callers are told; the log has the whole reason."""
+        return without_paths(" ".join(reason.split()), self.settings.home)[:500]
 
     def _take_over(self, state: State) -> None:
         with self._lock:
@@ -239,7 +243,7 @@ class Service:
             with contextlib.closing(state.snapshot.cursor()) as connection:
                 serves_canary = is_canary(connection, self.contract, version.model_version)
         except Exception as error:  # whatever is wrong with it is told, and the champion answers
-            problem = f"{version.model_version}: {error}"
+            problem = self._told(f"{version.model_version}: {error}")
             if problem != state.challenger_problem:
                 log.exception("the challenger cannot answer")
             state.challenger_problem = problem

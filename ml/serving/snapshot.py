@@ -48,7 +48,7 @@ class Snapshot:
             try:
                 self.path.hardlink_to(published)
             except OSError:  # another file system, or links are not allowed here
-                shutil.copyfile(published, self.path)
+                _copied(published, self.path)
         except FileNotFoundError:
             raise NotPublishedError(
                 f"nothing is published for {settings.dataset} yet; run `housing run -d {settings.dataset}` first"
@@ -67,7 +67,8 @@ class Snapshot:
             row = self.rows("select fingerprint, published_at from published.about")
         except duckdb.Error as error:
             self.path.unlink(missing_ok=True)
-            raise NotPublishedError(f"{published} is no snapshot: {str(error).splitlines()[0]}") from None
+            said = str(error).splitlines()[0]
+            raise NotPublishedError(f"what is published for {settings.dataset} is no snapshot: {said}") from None
         self.fingerprint: str = row[0]["fingerprint"]
         self.published_at: datetime = row[0]["published_at"].replace(tzinfo=UTC)
 
@@ -133,6 +134,15 @@ class Snapshot:
     def unseen(self) -> pa.Table:
         """What keys without an encoding of their own are worth, by month: few rows."""
         return self.table("from features.encodings where key_value = '__unseen__'")
+
+
+def _copied(source: Path, target: Path) -> None:
+    """Copy a file whole or not at all: a disk that is full keeps no part of it."""
+    try:
+        shutil.copyfile(source, target)
+    except OSError:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def identity(path: Path) -> tuple[int, int, int] | None:

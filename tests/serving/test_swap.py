@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import shutil
 import threading
@@ -22,6 +23,7 @@ from ml.bundle import Bundle
 from ml.contract import Promotion
 from ml.registry import ModelVersion, RegistryError, load_bundle
 from ml.serving import service as service_module
+from ml.serving.folders import snapshots
 from ml.serving.metrics import Metrics
 from ml.serving.service import Service, State, serves_canary
 from ml.serving.settings import ApiSettings
@@ -161,6 +163,40 @@ def test_it_is_not_ready_without_a_snapshot_and_says_what_to_do(tmp_path: Path) 
         assert answer is not None and answer.status_code == 503
         assert "nothing is published for hdb yet; run `housing run -d hdb` first" in answer.json()["detail"]
         assert api.client.get("/health").status_code == 200
+
+
+def test_callers_are_told_what_is_wrong_but_not_where(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home = Home(tmp_path / "a home", "hdb")
+    home.settings.published.parent.mkdir(parents=True)
+    home.settings.published.write_bytes(b"no database" * 1_000)
+    service = Service(home.settings, ApiSettings(), home.contract, Metrics())
+    service.refresh()
+    assert service.problem and service.problem.startswith("what is published for hdb is no snapshot: ")
+    assert "/" not in service.problem and "a home" not in service.problem
+    assert str(home.settings.home) in caplog.text
+
+
+def test_a_full_disk_keeps_no_part_of_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = Home(tmp_path / "home", "hdb")
+    home.settings.published.parent.mkdir(parents=True)
+    home.settings.published.write_bytes(b"whatever")
+
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def full(_: Path, target: Path) -> None:
+        target.write_bytes(b"what")
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr(Path, "hardlink_to", no_link)
+    monkeypatch.setattr(shutil, "copyfile", full)
+    service = Service(home.settings, ApiSettings(), home.contract, Metrics())
+    service.refresh()
+    assert not list(snapshots(home.settings).iterdir())
+    assert service.problem and "No space left on device" in service.problem and "/" not in service.problem
+    assert str(home.settings.home) in caplog.text
 
 
 def service_of(home: Home, mode: str, **promotion: Any) -> tuple[Service, State]:
