@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 
 from ml.contract import Contract, load
 from ml.serving import journal
-from ml.serving.bodies import Parsed, parse, prices
+from ml.serving.bodies import Parsed, RowRefusedError, parse, prices
 from ml.serving.metrics import Metrics
 from ml.serving.middleware import Gate
 from ml.serving.openapi import document_of
@@ -87,8 +87,7 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
 
     @app.post("/v1/predict", response_model=Predictions, responses=failing, summary="Prices of one row or many")
     async def predict(request: Request) -> Response:
-        parsed = await _understood(parse, known, await _body(request))
-        rows = await _answered(request, parsed, explain=False)
+        rows = await _answered(request, await _parsed(request), explain=False)
         return _json({"request_id": _id(request), "currency": contract.currency, "predictions": rows})
 
     @app.post(
@@ -98,12 +97,20 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
         summary=f"Prices with contributions and comparable sales, up to {api.max_explained_rows} rows",
     )
     async def explain(request: Request) -> Response:
-        parsed = await _understood(parse, known, await _body(request))
+        parsed = await _parsed(request)
         if parsed.n > api.max_explained_rows:
             reason = {"field": "rows", "reason": f"at most {api.max_explained_rows} rows are explained at once"}
             raise ProblemError(422, f"{parsed.n:,} rows are too many for an explanation", [reason])
         rows = await _answered(request, parsed, explain=True)
         return _json({"request_id": _id(request), "currency": contract.currency, "predictions": rows})
+
+    async def _parsed(request: Request) -> Parsed:
+        body = await _body(request)
+        try:
+            return await _understood(parse, known, body)
+        except RowRefusedError:  # of many rows, each is counted where it is answered
+            metrics.refused.labels("invalid").inc()
+            raise
 
     async def _answered(request: Request, parsed: Parsed, *, explain: bool) -> list[dict[str, Any]]:
         request.state.rows = parsed.n
@@ -180,9 +187,9 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
     @app.get("/v1/predictions", responses=_problems(422), summary="Predictions of the batch, paged")
     async def predictions(  # noqa: PLR0917 - FastAPI calls it by name
         observation_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
-        month: Annotated[str | None, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$", examples=["2023-12"])] = None,
+        month: Annotated[str | None, Query(pattern="^[0-9]{4}-(0[1-9]|1[0-2])$", examples=["2023-12"])] = None,
         area: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
-        model_version: Annotated[str | None, Query(pattern=r"^v\d{1,9}$")] = None,
+        model_version: Annotated[str | None, Query(pattern="^v[0-9]{1,9}$")] = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = PAGE_ROWS,
         after: Annotated[
             str | None, Query(pattern="^[0-9a-f]{32}:v[0-9]{1,9}$", description="`next` of the page before")

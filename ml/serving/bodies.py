@@ -5,7 +5,6 @@ However wrong a body is, no more is made of its errors than is told.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -22,6 +21,10 @@ MAX_ERRORS = 50
 MAX_ROW_ERRORS = 10
 
 
+class RowRefusedError(ProblemError):
+    """The only row of a request does not fit the contract."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """Rows of a request: the good ones with their places, and what is wrong with the others."""
@@ -36,10 +39,10 @@ class Parsed:
 def parse(known: Schemas, body: bytes) -> Parsed:
     """Rows of a body: ``{"rows": [...]}`` or one row. Raises ProblemError 400 or 422 where nothing can be priced."""
     found = _anything(body)
-    if not _has_rows(body):
+    if not _has_rows(found):
         row, faults = _checked(known.row, known.names, found)
         if faults:
-            raise refused(faults)
+            raise refused(faults, RowRefusedError)
         return Parsed([row], [0], {}, 1, True)
     rows = _rows(known, found)
     if (checked := _together(known, rows)) is not None:
@@ -59,7 +62,8 @@ def parse(known: Schemas, body: bytes) -> Parsed:
 
 def prices(known: Schemas, body: bytes) -> list[Feedback]:
     """Prices of a body: ``{"rows": [...]}`` or one. Raises ProblemError 400 or 422 when any of them is none."""
-    found, many = _anything(body), _has_rows(body)
+    found = _anything(body)
+    many = _has_rows(found)
     out: list[Feedback] = []
     errors: list[dict[str, str]] = []
     for i, given in enumerate(_rows(known, found) if many else [found]):
@@ -119,9 +123,9 @@ def _anything(body: bytes) -> Any:
         raise ProblemError(400, f"the body is no JSON: {error}") from None
 
 
-def _has_rows(body: bytes) -> bool:
-    """Whether the body is of many rows. A cheap look: the whole body is validated once, as what it looks like."""
-    return re.match(rb'\s*\{\s*"rows"\s*:', body[:200]) is not None
+def _has_rows(found: Any) -> bool:
+    """Whether the body is of many rows, wherever in it they stand; it is validated as that alone."""
+    return isinstance(found, dict) and "rows" in found
 
 
 def _told(error: ValidationError, whole: str) -> list[dict[str, str]]:
@@ -130,11 +134,11 @@ def _told(error: ValidationError, whole: str) -> list[dict[str, str]]:
     return [{"field": _place(e["loc"]) or whole, "reason": e["msg"].removeprefix("Value error, ")} for e in found]
 
 
-def refused(errors: Sequence[Mapping[str, str]]) -> ProblemError:
+def refused(errors: Sequence[Mapping[str, str]], kind: type[ProblemError] = ProblemError) -> ProblemError:
     """422 with the first fields and reasons."""
     names = ", ".join(dict.fromkeys(e["field"] for e in errors[:5]))
     values = f"{len(errors)} value{'s' if len(errors) > 1 else ''}"
-    return ProblemError(422, f"{values} of the request: {names}", errors[:MAX_ERRORS])
+    return kind(422, f"{values} of the request: {names}", errors[:MAX_ERRORS])
 
 
 def _place(parts: Sequence[int | str]) -> str:

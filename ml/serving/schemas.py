@@ -26,8 +26,8 @@ MAX_NUMBER = 1e15
 
 CONTROL = re.compile(r"[\x00-\x1f]")
 
-#: How a strptime format looks, for the schema.
-PATTERNS = {"%Y": r"\d{4}", "%m": r"\d{2}", "%d": r"\d{2}", "%b": r"[A-Za-z]{3}", "%y": r"\d{2}"}
+#: How a strptime format looks, for the schema. Digits are ASCII: strptime takes others, which DuckDB does not read.
+PATTERNS = {"%Y": "[0-9]{4}", "%m": "[0-9]{2}", "%d": "[0-9]{2}", "%b": "[A-Za-z]{3}", "%y": "[0-9]{2}"}
 
 
 class Interval(BaseModel):
@@ -273,6 +273,7 @@ def _date(contract: Contract, column: Column) -> Callable[[str], str]:
     @functools.lru_cache(4_096)  # the rows of a request have few dates, and strptime is slow
     def problem(text: str, today: dt.date) -> str | None:
         try:
+            text.encode("ascii")  # an error of it is a ValueError as well
             found = dt.datetime.strptime(text, column.format or "%Y-%m-%d").date()
         except ValueError:
             return f"is no date as {column.format}"

@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from ml.serving.problems import ProblemError
 from ml.serving.settings import ApiSettings
@@ -55,16 +56,29 @@ def new_key(name: str, scopes: str) -> tuple[str, str]:
     return key, line
 
 
-def _parsed(line: str, number: int, burst: int) -> Key:
+def _parsed(line: str, place: str, burst: int) -> Key:
     found = LINE.match(line)
     unknown = sorted({*found["scopes"].split(",")} - {*SCOPES}) if found else []
     if not found or unknown:
         raise KeyFileError(
-            f"line {number} of the API keys is not `name scope,scope sha256`"
+            f"{place} is not `name scope,scope sha256`"
             + (f": unknown scope {', '.join(unknown)}" if unknown else "")
             + f"; scopes are {', '.join(SCOPES)}"
         )
     return Key(found["name"], frozenset(found["scopes"].split(",")), bytes.fromhex(found["digest"]), burst)
+
+
+def _keys(text: str, source: str, burst: int) -> list[Key]:
+    """Keys of one source; lines are told by their number there."""
+    lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1)]
+    return [_parsed(line, f"line {i} of {source}", burst) for i, line in lines if line and not line.startswith("#")]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise KeyFileError(f"{file} is no UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
 
 
 class Guard:
@@ -72,11 +86,9 @@ class Guard:
 
     def __init__(self, settings: ApiSettings) -> None:
         self._rate, self._burst = settings.rate_per_s, settings.rate_burst
-        text = settings.keys.replace(";", "\n")
+        self._keys = _keys(settings.keys.replace(";", "\n"), "HOUSING_API_KEYS", self._burst)
         if settings.keys_file:
-            text += "\n" + settings.keys_file.read_text(encoding="utf-8")
-        lines = [(i, line.strip()) for i, line in enumerate(text.splitlines(), 1)]
-        self._keys = [_parsed(line, i, self._burst) for i, line in lines if line and not line.startswith("#")]
+            self._keys += _keys(_text(settings.keys_file), str(settings.keys_file), self._burst)
         if settings.has_keys and not self._keys:
             raise KeyFileError("the API keys hold no key; make one with: housing serve --new-key NAME")
 

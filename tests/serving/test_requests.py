@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +22,9 @@ from ml.serving.bodies import parse
 from ml.serving.engine import Engine
 from ml.serving.example import example_row
 from ml.serving.middleware import OPEN, SCOPES
-from ml.serving.problems import ProblemError
-from ml.serving.schemas import schemas
-from ml.serving.security import KeyFileError, new_key
+from ml.serving.problems import ProblemError, without_paths
+from ml.serving.schemas import _date, schemas
+from ml.serving.security import Guard, KeyFileError, new_key
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import Snapshot
 from tests.built import built_home
@@ -116,6 +117,7 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "not allowed": ({"flat_type": "CASTLE"}, "flat_type"),
     "far future": ({"sold_month": "2999-01"}, "sold_month"),
     "no date": ({"sold_month": "2023-13"}, "sold_month"),
+    "digits of another script": ({"sold_month": "\uff12\uff10\uff12\uff11-12"}, "sold_month"),
     "control character": ({"street_name": "A\u001fB"}, "street_name"),
     "blank": ({"street_name": "   "}, "street_name"),
     "too long": ({"street_name": "x" * 10_000}, "street_name"),
@@ -183,6 +185,39 @@ def test_a_small_body_of_many_errors_costs_little(served: Home, example: dict[st
         assert peak < 60_000_000, (name, peak)
 
 
+def test_rows_are_found_wherever_they_stand_in_a_body(served: Home, example: dict[str, Any]) -> None:
+    known = schemas(served.contract, 10)
+    rows = json.dumps({"rows": [example]}).encode()
+    assert not parse(known, b" " * 500 + rows).single
+    assert not parse(known, rows.replace(b"rows", b"r\\u006fws", 1)).single
+    with pytest.raises(ProblemError) as caught:
+        parse(known, json.dumps({"x": 1, "rows": [example]}).encode())
+    assert [e["field"] for e in caught.value.errors] == ["x"]
+    assert parse(known, json.dumps(example).encode()).single
+
+
+def test_dates_have_ascii_digits_whatever_their_format(served: Home) -> None:
+    [column] = [c for c in served.contract.columns if c.name == "sold_month"]
+    check = _date(served.contract, column.model_copy(update={"format": "%H %Y-%m"}))  # of no pattern
+    assert check("10 2021-12") == "10 2021-12"
+    with pytest.raises(ValueError, match="is no date"):
+        check("10 \uff12\uff10\uff12\uff11-12")
+
+
+def refused_rows(api: Api) -> float:
+    found = re.search(r'^housing_rows_refused_total\{why="invalid"\} (.+)$', api.client.get("/metrics").text, re.M)
+    return float(found[1]) if found else 0
+
+
+@pytest.mark.parametrize("route", ["/v1/predict", "/v1/predict/explain"])
+def test_a_refused_row_is_counted_alone_and_among_others(api: Api, example: dict[str, Any], route: str) -> None:
+    bad = {**example, "floor_area_sqm": -5}
+    for body, more in ((bad, 1), ({"rows": [bad, example, bad]}, 2), ({"rows": [bad]}, 1), ({"rows": 5}, 0)):
+        before = refused_rows(api)
+        api.client.post(route, json=body)
+        assert refused_rows(api) == before + more, body
+
+
 def test_every_wrong_field_of_a_row_is_told(api: Api, example: dict[str, Any]) -> None:
     body = problem(api.client.post("/v1/predict", json={**example, "colour": "blue", "floor_area_sqm": -5}), 422)
     assert {e["field"] for e in body["errors"]} == {"floor_area_sqm", "colour"}
@@ -198,6 +233,7 @@ def test_other_errors_are_problems_as_well(api: Api) -> None:
     problem(api.client.get("/v1/predict"), 405)
     problem(api.client.post("/v1/predict", content=b"{}", headers={"content-type": "text/plain"}), 415)
     problem(api.client.get("/v1/predictions", params={"month": "2023-13"}), 422)
+    problem(api.client.get("/v1/predictions", params={"month": "\uff12\uff10\uff12\uff13-12"}), 422)
     problem(api.client.get("/v1/predictions", params={"limit": 0}), 422)
 
 
@@ -360,3 +396,34 @@ def test_it_listens_beyond_this_machine_only_with_keys() -> None:
 def test_a_wrong_line_of_keys_is_told_without_its_key() -> None:
     with pytest.raises(KeyFileError, match="unknown scope everything; scopes are predict, feedback, admin"):
         new_key("a", "predict,everything")
+
+
+def test_a_wrong_line_is_told_by_its_number_in_its_source(tmp_path: Path) -> None:
+    _, line = new_key("a", "predict")
+    file = tmp_path / "keys"
+    file.write_text(f"no key\n{line}\n", encoding="utf-8")
+    with pytest.raises(KeyFileError, match=rf"^line 1 of {file} is not `name scope,scope sha256`"):
+        Guard(ApiSettings(keys=line, keys_file=file))
+    with pytest.raises(KeyFileError, match=r"^line 2 of HOUSING_API_KEYS is not"):
+        Guard(ApiSettings(keys=f"{line}; no key", keys_file=file))
+    file.write_bytes(b"# caf\xe9\n" + line.encode())
+    with pytest.raises(KeyFileError, match=rf"^{file} is no UTF-8 text \(byte 6\); save it as UTF-8$"):
+        Guard(ApiSettings(keys_file=file))
+    file.write_text(f"# caf\u00e9\n{line}\n", encoding="utf-8")
+    assert Guard(ApiSettings(keys="", keys_file=file))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[Errno 28] No space left on device: '/a/b c/d' -> '/e/f'", "[Errno 28] No space left on device: 'd' -> 'f'"),
+        ('The file "/a b/c.duckdb" exists', 'The file "c.duckdb" exists'),
+        ("/my data/runs/model.ubj was changed", "model.ubj was changed"),
+        ("file:///a/b/model of v2 is gone", "model of v2 is gone"),
+        ("sqlite:////a/b.db; cut off: '/a/b", "sqlite:b.db; cut off: 'b"),
+        ("'file:///a b/model' is gone (/etc/x)", "'model' is gone (x)"),
+        ("1/2 or a/b, 3 / 4; type: housing run -d hdb", "1/2 or a/b, 3 / 4; type: housing run -d hdb"),
+    ],
+)
+def test_callers_are_told_no_paths(text: str, told: str) -> None:
+    assert without_paths(text, Path("/my data")) == told
