@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dagster_project.transform.project import fingerprint, project_files
 from ml.contract import load, month_date
 from ml.params import load as load_params
-from ml.settings import PROJECT_ROOT, Settings, run_command
+from ml.settings import PROJECT_ROOT, Settings, command, run_command
 from ml.warehouse import connect, create_tables, warehouse_lock
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def retrain(settings: Settings, *, show: Reporter) -> str:
     from dagster_project.training.attempts import remember_died
     from ml.verdicts import died_attempts, newest_decision
 
+    by_hand = f"to train all the same: {command('train --through YYYY-MM', settings.dataset)}"
     with _Session(settings, "housing retrain", show) as session:
         with connect(settings) as connection:
             decision = newest_decision(connection)
@@ -133,14 +134,11 @@ def retrain(settings: Settings, *, show: Reporter) -> str:
             died = died_attempts(connection, decision["decision_id"])
         reasons = ", ".join(decision["reasons"]) or "no evidence"
         if decision["decision"] != "retrain":
-            return f"{decision['decision']} ({reasons}); to train all the same: housing train --through YYYY-MM"
+            return f"{decision['decision']} ({reasons}); {by_hand}"
         if decision["is_done"]:
             return f"the training for {decision['decision_id']} ({reasons}) was made: {_newest_version(settings)}"
         if died >= load(settings.dataset).retraining.max_attempts:
-            return (
-                f"needs_human: {died} trainings for {decision['decision_id']} ({reasons}) died; to train all the same: "
-                "housing train --through YYYY-MM"
-            )
+            return f"needs_human: {died} trainings for {decision['decision_id']} ({reasons}) died; {by_hand}"
         request = retrain_request(settings.dataset, decision, attempt=died + 1)
         session.execute("retrain", request.run_config["ops"], tags=dict(request.tags))
         session.score_pending()

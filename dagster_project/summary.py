@@ -9,7 +9,7 @@ import duckdb
 
 from ml import verdicts
 from ml.contract import load
-from ml.settings import Settings, run_command
+from ml.settings import Settings, command, run_command
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,7 +130,7 @@ def _files(files: list[dict[str, Any]]) -> str:
 def _model(figures: dict[str, Any]) -> list[str]:
     latest, champion = figures["latest_version"], figures["champion"]
     if not latest:
-        return ["  model        none yet; type: housing train"]
+        return [f"  model        none yet; type: {command('train', figures['dataset'])}"]
     judge = "beside the champion" if latest["lost"] else "by its gate"
     # the reasons stay with a version that a person promoted all the same
     verdict = f"was REJECTED {judge}" if latest["reasons"] else "passed its gate"
@@ -148,9 +148,8 @@ def _model(figures: dict[str, Any]) -> list[str]:
         out.append(f"  challenger   {rival['challenger']}, verdict {rival['verdict']}: {rival['reason']}")
     if decision := figures["decision"]:
         why = f" ({decision['reasons']})" if decision["reasons"] else ""
-        act = (
-            "; done" if decision["is_done"] else "; type: housing retrain" if decision["decision"] == "retrain" else ""
-        )
+        todo = f"; type: {command('retrain', figures['dataset'])}" if decision["decision"] == "retrain" else ""
+        act = "; done" if decision["is_done"] else todo
         out.append(f"  decision     {decision['decision']} after {decision['month']}{why}{act}")
     for check in figures["failing_checks"]:
         value = "" if check["value"] is None else f", {check['value']:.2f}"

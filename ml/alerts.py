@@ -31,7 +31,7 @@ import duckdb
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ml.settings import Settings
+from ml.settings import Settings, command
 from ml.verdicts import CHECKS, DECISION
 
 Kind = Literal[
@@ -171,7 +171,7 @@ SOURCES: tuple[tuple[Kind, tuple[str, ...], str], ...] = (
         """
         select
             'promote/' || challenger || '/' || champion, min(decided_at),
-            challenger || ' waits for `housing promote`: ' || max_by(reason, decided_at)
+            challenger || ' waits for `' || getvariable('promote') || '`: ' || max_by(reason, decided_at)
         from training.promotion_decisions
         where
             verdict = 'promote' and mode = 'manual'
@@ -218,6 +218,7 @@ def collect(settings: Settings) -> list[Event]:
                 "select table_schema, table_name from information_schema.tables"
             ).fetchall()
         }
+        connection.execute(f"set variable promote = '{command('promote', settings.dataset)}'")
         for kind, needed, query in SOURCES:
             if tables.issuperset(needed):
                 rows = connection.execute(query).fetchall()

@@ -17,7 +17,7 @@ import duckdb
 from ml.contract import Contract
 from ml.mlflow_store import open_registry
 from ml.registry import CHALLENGER, CHAMPION, ModelVersion, challenger, champion, versions
-from ml.settings import Settings, nothing_built
+from ml.settings import Settings, command, nothing_built
 from ml.warehouse import is_built, transaction, utc_now
 
 if TYPE_CHECKING:
@@ -185,7 +185,11 @@ def carry_out(
     mode = contract.promotion.mode
     if found.verdict == "canary" or (found.verdict == "promote" and mode == "manual"):
         _remember(connection, found, mode, actor)
-        waits = "serves a share of the keys" if found.verdict == "canary" else "waits for `housing promote`"
+        waits = (
+            "serves a share of the keys"
+            if found.verdict == "canary"
+            else f"waits for `{command('promote', settings.dataset)}`"
+        )
         return [f"{found.challenger} {waits}: {found.reason}"]
     if found.verdict == "promote":
         _promote(client, name, found.challenger, actor, found.reason)
@@ -204,7 +208,9 @@ def promote(connection: duckdb.DuckDBPyConnection, settings: Settings, version: 
     moved = _followed(connection, client, settings.registered_model)
     found = challenger(connection) if version is None else _named(connection, version)
     if found is None:
-        raise PromotionError("there is no challenger to promote; name a version: housing promote v2")
+        raise PromotionError(
+            f"there is no challenger to promote; name a version: {command('promote v2', settings.dataset)}"
+        )
     if found.status == CHAMPION:
         return [*moved, f"{found.model_version} is champion already"]
     reason = f"{actor} promoted {found.model_version} by hand"

@@ -20,7 +20,7 @@ from markupsafe import Markup
 from ml import report_charts as charts
 from ml import report_queries as sql
 from ml.contract import Contract
-from ml.settings import Settings, run_command
+from ml.settings import Settings, command, run_command
 from ml.words import MISSING, STATUS_WORDS, UNDATED, band, feature_label, number, series_label
 
 Row = dict[str, Any]
@@ -92,15 +92,15 @@ def latest_month(settings: Settings) -> date | None:
 
 def collect(settings: Settings, contract: Contract, *, month: date) -> Row:
     """Everything the page shows, by name. Raises ReportError."""
-    command = run_command(settings.dataset)
+    build = run_command(settings.dataset)
     if not settings.published.is_file():
-        raise ReportError(f"nothing has been published for {contract.name} at {settings.published}; type: {command}")
+        raise ReportError(f"nothing has been published for {contract.name} at {settings.published}; type: {build}")
     try:
         with duckdb.connect(str(settings.published), read_only=True) as connection:
             return _collect(connection, contract, month)
     except (duckdb.CatalogException, duckdb.BinderException) as error:
         reason = str(error).splitlines()[0]
-        raise ReportError(f"{settings.published} lacks what the report needs; type: {command} ({reason})") from error
+        raise ReportError(f"{settings.published} lacks what the report needs; type: {build} ({reason})") from error
     except duckdb.IOException as error:
         raise ReportError(f"{settings.published} cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -115,7 +115,7 @@ def _collect(connection: duckdb.DuckDBPyConnection, contract: Contract, month: d
 
     version = next(iter(ask(sql.CHAMPION)), None)
     if version is None:
-        raise ReportError(f"no version of {contract.name} is champion; type: housing train")
+        raise ReportError(f"no version of {contract.name} is champion; type: {command('train', contract.name)}")
     values |= {"version": version["model_version"], "month": month}
     scored = ask(sql.SCORED)
     if not scored:

@@ -157,10 +157,16 @@ class Settings(Variables):
         }
 
 
-def run_command(dataset: str) -> str:
-    """What a person types to build a dataset; its name is left out where it is chosen anyway."""
+def command(typed: str, dataset: str) -> str:
+    """What a person types for a dataset, such as ``train --force``; its name is left out where it is chosen anyway."""
     is_chosen = dataset == DEFAULT_DATASET == os.environ.get("HOUSING_DATASET", DEFAULT_DATASET)
-    return "housing run" if is_chosen else f"housing run -d {dataset}"
+    verb, *rest = typed.split()
+    return " ".join(["housing", verb, *([] if is_chosen else ["-d", dataset]), *rest])
+
+
+def run_command(dataset: str) -> str:
+    """What a person types to build a dataset."""
+    return command("run", dataset)
 
 
 def nothing_built(dataset: str) -> str:

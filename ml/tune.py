@@ -22,7 +22,7 @@ from ml.contract import Contract
 from ml.mlflow_store import experiment_of, open_registry
 from ml.params import PARAMS, Params
 from ml.params import load as load_params
-from ml.settings import Settings
+from ml.settings import Settings, command
 
 if TYPE_CHECKING:
     import optuna
@@ -122,7 +122,7 @@ def describe_best(settings: Settings) -> str:
         return "no trial was completed; give it more minutes"
     return (
         f"best of the search: trial {best.number}, mean {METRIC} {best.value:.3f} over the folds with "
-        f"{json.dumps(best.params)}; `housing tune --apply -d {settings.dataset}` writes it to {PARAMS.name}"
+        f"{json.dumps(best.params)}; `{command('tune --apply', settings.dataset)}` writes it to {PARAMS.name}"
     )
 
 
@@ -150,7 +150,8 @@ def apply_best(settings: Settings, path: Path = PARAMS) -> str:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    return f"trial {best.number} (mean {METRIC} {best.value:.3f}) stands in {path.name}; next: housing train"
+    then = command("train", settings.dataset)
+    return f"trial {best.number} (mean {METRIC} {best.value:.3f}) stands in {path.name}; next: {then}"
 
 
 def _suggest(trial: optuna.Trial) -> dict[str, Any]:

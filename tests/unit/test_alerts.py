@@ -365,7 +365,7 @@ def test_the_snapshot_tells_what_happened(settings: Settings) -> None:
     assert check.text == "mdape_pct of v3 fails in 2023-05, since 2023-04: 9.7, most allowed 8.0, n 400"
     assert {e.key: e.text for e in found.values() if e.kind == "needs_human"} == {
         "needs_human/d2": "v3 in 2023-05: drift persists after a retrain",
-        "needs_human/promote/v4/v3": "v4 waits for `housing promote`: better by 3 %",
+        "needs_human/promote/v4/v3": "v4 waits for `housing promote -d hdb`: better by 3 %",
     }
 
 

@@ -10,7 +10,7 @@ import pytest
 from ml.alerts import AlertSettings
 from ml.dashboard.page import Options
 from ml.serving.settings import ApiSettings
-from ml.settings import PROJECT_ROOT, Settings, SettingsError, run_command
+from ml.settings import PROJECT_ROOT, Settings, SettingsError, command, run_command
 
 SERVER = "http://mlflow.example:5000"
 
@@ -87,6 +87,8 @@ def test_what_to_type_names_the_dataset_unless_it_is_chosen_anyway(monkeypatch: 
     monkeypatch.delenv("HOUSING_DATASET", raising=False)
     assert run_command("housets") == "housing run"
     assert run_command("hdb") == "housing run -d hdb"
+    assert command("train --through YYYY-MM", "housets") == "housing train --through YYYY-MM"
+    assert command("train --through YYYY-MM", "ames") == "housing train -d ames --through YYYY-MM"
     # the variable would choose another
     monkeypatch.setenv("HOUSING_DATASET", "hdb")
     assert run_command("housets") == "housing run -d housets"

@@ -30,3 +30,17 @@ def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(
     )
     assert said in lines[0]
     assert [line.strip() for line in lines[1:-1]] == reasons
+
+
+def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:
+    figures = {"dataset": "ames", "latest_version": None, "champion": None, "challenger": None, "failing_checks": []}
+    assert _model(figures) == ["  model        none yet; type: housing train -d ames"]
+    latest = {
+        "model_version": "v1", "status": "champion", "lost": False, "reasons": [],
+        "trained_through": "2021-12", "n_train": 1000, "features": 25,
+    }  # fmt: skip
+    decision = {"decision": "retrain", "is_done": False, "month": "2022-01", "reasons": "mdape_pct"}
+    lines = _model(figures | {"latest_version": latest, "decision": decision})
+    assert lines[-1].endswith("retrain after 2022-01 (mdape_pct); type: housing retrain -d ames")
+    lines = _model(figures | {"latest_version": latest, "decision": decision | {"is_done": True}})
+    assert lines[-1].endswith("(mdape_pct); done")

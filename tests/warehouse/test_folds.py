@@ -182,7 +182,7 @@ def test_a_search_that_was_killed_goes_on_and_its_best_is_applied_only_on_reques
     hdb = Settings(home=settings.home, dataset="hdb")
     shutil.copy(tune._database(settings), tune._database(hdb))
     before = path.read_text(encoding="utf-8")
-    assert "housing train" in tune.apply_best(hdb, path)
+    assert "next: housing train -d hdb" in tune.apply_best(hdb, path)
     assert load_params("hdb", path).max_depth == best.params["max_depth"]
     assert load_params("hdb", path).eta == pytest.approx(best.params["eta"], abs=1e-6)
     after = path.read_text(encoding="utf-8")

@@ -158,14 +158,14 @@ def test_a_worse_challenger_is_rejected_with_its_interval_and_nothing_else_chang
 def test_in_manual_mode_a_person_promotes(warehouse: duckdb.DuckDBPyConnection, settings: Settings) -> None:
     manual = toy.CONTRACT.model_copy(update={"promotion": Promotion(mode="manual")})
     _says(warehouse, "promote")
-    assert carry_out(warehouse, settings, manual) == ["v2 waits for `housing promote`: because"]
+    assert carry_out(warehouse, settings, manual) == ["v2 waits for `housing promote -d toy`: because"]
     assert carry_out(warehouse, settings, manual) == []
     assert _statuses(warehouse) == ["champion", "challenger"]
     said = promote(warehouse, settings, None, actor="ann")
     assert said[0] == "champion is v2: ann promoted v2 by hand"
     assert _moves(warehouse)[-2] == ("champion", "v2", "v1", "ann")
     assert promote(warehouse, settings, "v2", actor="ann") == ["v2 is champion already"]
-    with pytest.raises(PromotionError, match="no challenger"):
+    with pytest.raises(PromotionError, match=r"no challenger to promote; name a version: housing promote -d toy v2$"):
         promote(warehouse, settings, None, actor="ann")
     with pytest.raises(PromotionError, match="no version v9; there are: v1, v2"):
         promote(warehouse, settings, "v9", actor="ann")

@@ -283,7 +283,7 @@ def test_what_cannot_be_reported_is_one_sentence(made: Make, tmp_path: Path):
     with pytest.raises(ReportError, match=r"months that can be reported: 2023-05$"):
         report(settings)
     change(settings, "update training.model_versions set status = 'rejected'")
-    with pytest.raises(ReportError, match=r"^no version of hdb is champion; type: housing train$"):
+    with pytest.raises(ReportError, match=r"^no version of hdb is champion; type: housing train -d hdb$"):
         report(settings)
     change(settings, "drop table training.model_versions")
     with pytest.raises(ReportError, match=r"lacks what the report needs; type: housing run -d hdb "):
