@@ -20,6 +20,8 @@ DATASET_TAG = "housing/dataset"
 #: How far back runs are looked at, should nobody have looked for a while.
 LOOK_BACK = timedelta(days=30)
 RETRAIN = "retrain"
+#: Names of the errors of a step that somebody stopped.
+INTERRUPTS = frozenset({"DagsterExecutionInterruptedError", "KeyboardInterrupt"})
 
 
 def run_events(instance: dg.DagsterInstance, dataset: str, known: Collection[str] = ()) -> list[Event]:
@@ -51,9 +53,14 @@ def failure_reason(instance: dg.DagsterInstance, run_id: str) -> str:
             error = event.step_failure_data.error
             while error.cause:
                 error = error.cause
-            return f"{event.step_key}: {error.message.strip()}"
+            # of an interrupt there is only the name of its class
+            said = "the run was interrupted" if error.cls_name in INTERRUPTS else error.message.strip()
+            return f"{event.step_key}: {said}"
     ends = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_FAILURE, limit=1).records
-    return next((r.event_log_entry.user_message for r in ends), "") or "see the run in the Dagster UI (make ui)"
+    entries = [record.event_log_entry for record in ends]
+    # of a run whose process was killed only the event tells
+    said = next((e.user_message or (e.dagster_event.message if e.dagster_event else None) for e in entries), None)
+    return said or "see the run in the Dagster UI (make ui)"
 
 
 def notify(settings: Settings, instance: dg.DagsterInstance, *, budget_s: float = 10.0) -> Delivery:

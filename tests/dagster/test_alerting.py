@@ -6,8 +6,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterExecutionInterruptedError
 
-from dagster_project.alerting import DATASET_TAG, alert_sensor, run_events
+from dagster_project.alerting import DATASET_TAG, alert_sensor, failure_reason, run_events
 from dagster_project.definitions import build_defs
 from dagster_project.resources import Housing
 from ml.alerts import log_file
@@ -23,6 +24,11 @@ def break_down() -> None:
 
 
 @dg.op
+def be_interrupted() -> None:
+    raise DagsterExecutionInterruptedError
+
+
+@dg.op
 def work() -> None:
     """Nothing to do."""
 
@@ -30,6 +36,11 @@ def work() -> None:
 @dg.job
 def land() -> None:
     break_down()
+
+
+@dg.job
+def score() -> None:
+    be_interrupted()
 
 
 @dg.job
@@ -57,6 +68,17 @@ def test_failed_runs_and_started_retrainings_are_told_once(tmp_path: Path) -> No
     lines = log_file(settings).read_text().splitlines()
     assert len(lines) == 2
     assert "hunter22" not in "".join(lines)
+
+
+def test_killed_and_interrupted_runs_are_told_as_such() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        killed = instance.create_run_for_job(land, status=dg.DagsterRunStatus.STARTED)
+        instance.report_run_failed(killed, "the process of this run was killed")
+        assert failure_reason(instance, killed.run_id) == "the process of this run was killed"
+        with pytest.raises(DagsterExecutionInterruptedError):
+            score.execute_in_process(instance=instance)
+        (interrupted,) = instance.get_runs(dg.RunsFilter(job_name="score"))
+        assert failure_reason(instance, interrupted.run_id) == "be_interrupted: the run was interrupted"
 
 
 def test_the_sensor_runs_as_shipped_and_illegal_settings_are_refused(
