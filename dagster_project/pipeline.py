@@ -138,6 +138,8 @@ def retrain(settings: Settings, *, show: Reporter) -> str:
         if decision["is_done"]:
             return f"the training for {decision['decision_id']} ({reasons}) was made: {_newest_version(settings)}"
         if died >= load(settings.dataset).retraining.max_attempts:
+            # judged again, as the sensor does, so that status and alerts ask for a person, too
+            session.execute("monitor")
             return f"needs_human: {died} trainings for {decision['decision_id']} ({reasons}) died; {by_hand}"
         request = retrain_request(settings.dataset, decision, attempt=died + 1)
         session.execute("retrain", request.run_config["ops"], tags=dict(request.tags))
