@@ -65,7 +65,7 @@ app = typer.Typer(
 )
 
 Dataset = Annotated[
-    str | None, typer.Option("--dataset", "-d", help="Contract to use [default: $HOUSING_DATASET or housets].")
+    str | None, typer.Option("--dataset", "-d", help="Contract to use (default: $HOUSING_DATASET or housets).")
 ]
 Format = Annotated[str, typer.Option("--format", "-f", help="table, csv or json.")]
 
@@ -184,7 +184,7 @@ def retrain(dataset: Dataset = None) -> None:
 
 @app.command()
 def promote(
-    version: Annotated[str | None, typer.Argument(help="Version such as v2 [default: the challenger].")] = None,
+    version: Annotated[str | None, typer.Argument(help="Version such as v2 (default: the challenger).")] = None,
     dataset: Dataset = None,
 ) -> None:
     """Make the challenger, or a version by name, champion. The move is remembered with your name."""
@@ -288,7 +288,7 @@ def sql(
 @app.command()
 def report(
     month: Annotated[str, typer.Option(help="Scored month, YYYY-MM.")],
-    out: Annotated[Path | None, typer.Option(help="File to write [default: below HOUSING_HOME/reports].")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: below HOUSING_HOME/reports).")] = None,
     dataset: Dataset = None,
 ) -> None:
     """Write one self-contained HTML page on a month: accuracy, equity, ranges, reasons, misses, data, model card."""
@@ -344,7 +344,7 @@ def ui(
 def serve(
     host: Annotated[str | None, typer.Option(help="Address; beyond this machine only with keys.")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port [default: $HOUSING_API_PORT or 8000].")
+        int | None, typer.Option(min=0, max=65535, help="Port (default: $HOUSING_API_PORT or 8000).")
     ] = None,
     new_key: Annotated[
         str | None, typer.Option(help="Print a new API key of this name and its line; no service.")

@@ -193,3 +193,18 @@ def test_a_warehouse_open_in_another_tool_is_told_without_what_duckdb_said(home:
             pass
         assert told.value.__cause__ is None
         other.kill()
+
+
+# square brackets are markup to what prints the help: they and what stands in them were left out
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        ("run", "(default: $HOUSING_DATASET or housets)"),
+        ("promote", "(default: the challenger)"),
+        ("serve", "(default: $HOUSING_API_PORT or 8000)"),
+        ("report", "(default: below HOUSING_HOME/reports)"),
+    ],
+)
+def test_the_help_of_a_command_tells_its_defaults(command: str, default: str) -> None:
+    shown = CliRunner().invoke(app, [command, "--help"], terminal_width=200, env={"COLUMNS": "200"}).output
+    assert default in " ".join(shown.split())
