@@ -116,12 +116,17 @@ def format_result(table: pa.Table, fmt: str, *, width: int | None = None) -> str
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
         return "[" + ",\n ".join(lines) + "]"
     if fmt == "csv":
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
+        lines = _Lines()
+        # before Python 3.13 only the characters that end a line are quoted within one: name both, write one
+        writer = csv.writer(lines, lineterminator="\r\n")
         writer.writerow(table.column_names)
         writer.writerows(zip(*([_cell(value) for value in _values(c)] for c in table.columns), strict=True))
-        return out.getvalue().removesuffix("\n")
+        return "\n".join(line.removesuffix("\r\n") for line in lines)
     raise ValueError(f"unknown format {fmt!r}; known are: {', '.join(get_args(Format))}")
+
+
+class _Lines(list[str]):
+    write = list[str].append
 
 
 def _box(table: pa.Table, width: int) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import time
@@ -484,6 +486,17 @@ def test_csv_quotes_what_needs_it_and_leaves_null_empty(settings: Settings):
         "text,missing,x,huge,exact,day,items",
         '"é, ""q""",,nan,12345678901234567890123,1.25,2022-01-31,"[1, null]"',
     ]
+
+
+def test_csv_is_read_back_as_it_was(settings: Settings):
+    texts = ["a\rb", "a\r\nb", "a\nb", "\r", 'say "x"', "a,b", "=1+1", " a ", "é"]
+    values = ", ".join(f"('{text}', {place})" for place, text in enumerate(texts))
+    text = format_result(run_query(settings, f"select * from (values {values}) as v(t, n) order by n"), "csv")
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [
+        ["t", "n"],
+        *([text, str(place)] for place, text in enumerate(texts)),
+    ]
+    assert text.startswith('t,n\n"a\rb",0\n"a\r\nb",1\n')
 
 
 def test_a_table_shows_values_types_and_how_much_is_left_out(settings: Settings):
