@@ -12,6 +12,7 @@ import json
 import resource
 import signal
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, TypedDict
 
@@ -31,6 +32,12 @@ TABLE_FUNCTIONS = {
     *("generate_series", "histogram", "histogram_values", "json_each", "json_tree", "range", "repeat", "repeat_row"),
     *("unnest", "pragma_table_info", "duckdb_columns", "duckdb_constraints", "duckdb_functions", "duckdb_keywords"),
     *("duckdb_schemas", "duckdb_tables", "duckdb_types", "duckdb_views"),
+}
+
+#: DuckDB's own views that tell of files, settings, other queries or the log; a test knows of new ones.
+VIEWS = {
+    *("duckdb_databases", "duckdb_logs", "pg_database", "pg_prepared_statements", "pg_settings"),
+    "pragma_database_list",
 }
 
 ALLOWED = "only one SELECT over the published tables may run"
@@ -153,9 +160,9 @@ def checked(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
     tree = json.loads(answer)
     if tree.get("error") is not False:  # a PRAGMA that DuckDB turns into a SELECT
         raise Refused(f"{_first_word(text)} is refused: {ALLOWED}")
-    for name in table_functions(tree):
-        if name.lower() not in TABLE_FUNCTIONS:
-            raise Refused(f"the table function {name} is refused: {ALLOWED}, no files and no settings")
+    for node in nodes(tree):
+        if named := refused(node):
+            raise Refused(f"the {named} is refused: {ALLOWED}, no files and no settings")
     return statement
 
 
@@ -174,18 +181,28 @@ def explained(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     return inner
 
 
-def table_functions(tree: Any) -> list[str]:
-    """Names of all functions in FROM, at any depth of a serialised statement."""
-    names, rest = [], [tree]
+def nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """All nodes of a serialised statement, at any depth."""
+    rest = [tree]
     while rest:
         node = rest.pop()
         if isinstance(node, dict):
-            if node.get("type") == "TABLE_FUNCTION":
-                names.append(str(node["function"]["function_name"]))
+            yield node
             rest.extend(node.values())
         elif isinstance(node, list):
             rest.extend(node)
-    return names
+
+
+def refused(node: dict[str, Any]) -> str | None:
+    """What a node asks for that no query may have, if it does."""
+    if node.get("type") == "TABLE_FUNCTION":
+        name = str(node["function"]["function_name"])
+        return None if name.lower() in TABLE_FUNCTIONS else f"table function {name}"
+    if node.get("type") == "BASE_TABLE" and str(node["table_name"]).lower() in VIEWS:
+        return f"view {node['table_name']}"
+    if str(node.get("function_name")).lower() == "current_setting":
+        return "function current_setting"
+    return None
 
 
 def tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
