@@ -111,7 +111,7 @@ def format_result(table: pa.Table, fmt: str, *, width: int | None = None) -> str
     if fmt == "table":
         return _box(table, width or shutil.get_terminal_size((120, 40)).columns)
     if fmt == "json":
-        columns = [[_json(value) for value in _values(column)] for column in table.columns]
+        columns = [[_json(value) for value in column.to_pylist()] for column in table.columns]
         rows = (dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True))
         lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows]
         return "[" + ",\n ".join(lines) + "]"
@@ -120,7 +120,7 @@ def format_result(table: pa.Table, fmt: str, *, width: int | None = None) -> str
         # before Python 3.13 only the characters that end a line are quoted within one: name both, write one
         writer = csv.writer(lines, lineterminator="\r\n")
         writer.writerow(table.column_names)
-        writer.writerows(zip(*([_cell(value) for value in _values(c)] for c in table.columns), strict=True))
+        writer.writerows(zip(*([_cell(value) for value in c.to_pylist()] for c in table.columns), strict=True))
         return "\n".join(line.removesuffix("\r\n") for line in lines)
     raise ValueError(f"unknown format {fmt!r}; known are: {', '.join(get_args(Format))}")
 
@@ -134,13 +134,6 @@ def _box(table: pa.Table, width: int) -> str:
     with contextlib.redirect_stdout(out), duckdb.connect() as connection:
         connection.from_arrow(table).show(max_width=width, max_rows=SHOWN_ROWS)
     return out.getvalue().rstrip("\n")
-
-
-def _values(column: pa.ChunkedArray) -> list[Any]:
-    try:
-        return column.to_pylist()
-    except (ValueError, OverflowError):  # SQL has dates beyond the year 9999, Python has none
-        return column.cast(pa.string()).to_pylist()
 
 
 def _json(value: Any) -> Any:  # noqa: PLR0911 - one line per type

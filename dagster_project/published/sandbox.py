@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import resource
 import signal
 import sys
@@ -39,6 +40,8 @@ VIEWS = {
     *("duckdb_databases", "duckdb_logs", "pg_database", "pg_prepared_statements", "pg_settings"),
     "pragma_database_list",
 }
+
+TEXTS = re.compile(r"(BIT|INTERVAL|TIME WITH TIME ZONE)((?:\[\d*\])*)")
 
 ALLOWED = "only one SELECT over the published tables may run"
 
@@ -121,7 +124,8 @@ def run(request: Request) -> tuple[pa.Table, bool]:
     """Rows of the query, at most ``max_rows``, and whether there were more. Raises Refused or duckdb.Error."""
     connection = connect(request)
     try:
-        reader = connection.sql(checked(connection, request["sql"])).to_arrow_reader(BATCH_ROWS)
+        relation = connection.sql(checked(connection, request["sql"]))
+        names, reader = relation.columns, with_texts(relation).to_arrow_reader(BATCH_ROWS)
         batches, rows, size = [], 0, 0
         for batch in reader:
             batches.append(batch)
@@ -136,8 +140,37 @@ def run(request: Request) -> tuple[pa.Table, bool]:
             raise
         missing = sentence(error, request).split("!")[0]
         raise Refused(f"{missing}; the tables are: {', '.join(tables(connection))}") from None
-    table = pa.Table.from_batches(batches, reader.schema)
-    return table.slice(0, request["max_rows"]), rows > request["max_rows"]
+    table = pa.Table.from_batches(batches, reader.schema).slice(0, request["max_rows"])
+    columns = [as_text(connection, column) if is_beyond_python(column) else column for column in table.columns]
+    return pa.table(columns, names=names), rows > request["max_rows"]
+
+
+def with_texts(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """The same columns; those of types that Arrow and Python have no equal of, and lists of such, as DuckDB's text."""
+    types = [TEXTS.fullmatch(str(kind)) for kind in relation.types]
+    if not any(types):
+        return relation
+    # by place: names may come twice
+    return relation.project(
+        ", ".join(f"#{n}::varchar{found[2]}" if found else f"#{n}" for n, found in enumerate(types, 1))
+    )
+
+
+def is_beyond_python(column: pa.ChunkedArray) -> bool:
+    """Has a column infinite dates, or some that Python has no year for?"""
+    if not (pa.types.is_date(column.type) or pa.types.is_timestamp(column.type) or pa.types.is_nested(column.type)):
+        return False
+    if column.type == pa.timestamp("ns"):  # no year beyond 2262; asking would import pandas
+        return False
+    try:
+        column.to_pylist()
+    except (ValueError, OverflowError):
+        return True
+    return False
+
+
+def as_text(connection: duckdb.DuckDBPyConnection, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return connection.from_arrow(pa.table({"c": column})).project("c::varchar as c").to_arrow_table()["c"]
 
 
 def checked(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:

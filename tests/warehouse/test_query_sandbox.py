@@ -485,7 +485,7 @@ select 1 as a, 2 as a, 'é, "q"' as text, null as missing, 'nan'::double as x, '
 def test_json_is_valid_for_every_type(settings: Settings):
     text = format_result(run_query(settings, EVERY_TYPE), "json")
     [row] = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert row | {"span": "", "never": ""} == {
+    assert row == {
         "a": 1,
         "a_1": 2,
         "text": 'é, "q"',
@@ -503,9 +503,32 @@ def test_json_is_valid_for_every_type(settings: Settings):
         "items": [1, None],
         "struct": {"k": None},
         "bytes": "ab",
-        "span": "",
-        "never": "",
+        "span": "3 days",
+        "never": "infinity",
     }
+
+
+BEYOND = """
+select date 'infinity' as a, date '12000-01-31' as a, date '0044-03-15 (BC)' as bc, timestamp '-infinity' as stamp,
+    timestamptz '12000-01-01 02:00:00+02' as zoned, interval '1 month 2 days' as span, '0101'::bit as bits,
+    time '12:30' as clock, [interval 3 day, null] as spans, [date 'infinity'] as days, null::interval as missing
+"""
+
+
+def test_what_python_has_no_value_for_is_told_as_duckdb_writes_it(settings: Settings):
+    table = run_query(settings, f"{BEYOND} union all ({BEYOND}) order by span")
+    row = {
+        "a": "infinity", "a_1": "12000-01-31", "bc": "0044-03-15 (BC)", "stamp": "-infinity",
+        "zoned": "12000-01-01 00:00:00+00", "span": "1 month 2 days", "bits": "0101", "clock": "12:30:00",
+        "spans": ["3 days", None], "days": "[infinity]", "missing": None,
+    }  # fmt: skip
+    assert json.loads(format_result(table, "json")) == [row, row]
+    cells = [json.dumps(v) if isinstance(v, list) else v or "" for v in row.values()]
+    assert list(csv.reader(format_result(table, "csv").splitlines())) == [[*row], cells, cells]
+    box = format_result(table, "table", width=1000)
+    assert all(str(cell) in box for cell in row.values() if isinstance(cell, str))
+    none = run_query(settings, f"from ({BEYOND}) where false")
+    assert (none.num_rows, none.column_names) == (0, [*row])
 
 
 def test_csv_quotes_what_needs_it_and_leaves_null_empty(settings: Settings):
