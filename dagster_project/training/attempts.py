@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -31,7 +32,8 @@ def remember_died(connection: duckdb.DuckDBPyConnection, instance: dg.DagsterIns
     died = dg.RunsFilter(job_name=RETRAIN, statuses=DIED, tags={DATASET_TAG: dataset})
     for record in instance.get_run_records(died):
         run = record.dagster_run
-        asked = run.run_config.get("ops", {}).get("training__model_versions", {}).get("config", {})
+        config: Any = run.run_config
+        asked = config.get("ops", {}).get("training__model_versions", {}).get("config", {})
         if run.run_id not in known and asked.get("decision_id"):
             started = record.create_timestamp.replace(tzinfo=None)
             connection.execute(
