@@ -28,8 +28,8 @@ CHECKS = {
     "estimated_mdape_pct": "Error as estimated before prices are known, %",
     "unreconciled_rows": "Rows unaccounted for",
 }
-#: Checks of the warehouse, not of the model: that no row is lost does not make its prices good.
-OF_ROWS = {"unreconciled_rows", "reconciliation"}
+#: Checks of rows, not of the model: that none is lost and each has a price does not make the prices good.
+OF_ROWS = {"unreconciled_rows", "reconciliation", "unpriced_pct"}
 
 
 def render(page: Page) -> None:
