@@ -180,19 +180,22 @@ def newcomer_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> dg
 )
 def again_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Iterator[dg.RunRequest | dg.SkipReason]:
     """What died was loading, scoring or publishing something that nothing else will ask for."""
-    dataset = housing.settings.dataset
-    of_all = {DATASET_TAG: dataset}
+    of_all = {DATASET_TAG: housing.settings.dataset}
+    waits = []
     for job, tags in ((land_job, of_all), (score_job, of_all | every_month(housing.contract))):
         runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, tags=of_all), limit=MOST_RUNS)
         died = list(takewhile(lambda run: run.status in DIED, runs))
         if not died or len(died) == MOST_RUNS:
-            yield dg.SkipReason(f"{len(died)} of the newest runs of {job.name} died")
+            waits.append(f"{len(died)} of the newest runs of {job.name} died")
         elif COMMAND in died[0].tags:
-            yield dg.SkipReason(f"the newest run of {job.name} was typed, so who typed it knows")
+            waits.append(f"the newest run of {job.name} was typed, so who typed it knows")
         elif not _is_time(died, context):
-            yield dg.SkipReason(f"{len(died)} of the newest runs of {job.name} died; the next one waits")
+            waits.append(f"{len(died)} of the newest runs of {job.name} died; the next one waits")
         else:
             yield dg.RunRequest(run_key=f"again after {died[0].run_id}", job_name=job.name, tags=tags)
+    # Dagster takes requests or one reason
+    if len(waits) == 2:
+        yield dg.SkipReason("; ".join(waits))
 
 
 @dg.sensor(

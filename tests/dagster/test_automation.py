@@ -236,7 +236,8 @@ def test_a_landing_or_scoring_that_died_is_tried_again_a_bounded_number_of_times
             instance=instance, resources={"housing": Housing(home=str(settings.home), dataset="hdb")}
         )
         known = {run.tags.get("dagster/run_key") for run in instance.get_runs()}
-        found = [r for r in cast("Iterable[object]", again_sensor(context)) if isinstance(r, dg.RunRequest)]
+        # as the daemon asks, which takes requests or one reason, not both
+        found = again_sensor.evaluate_tick(context).run_requests or []
         return [r.job_name for r in found if r.run_key not in known]
 
     assert asked() == []
