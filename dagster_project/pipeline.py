@@ -332,11 +332,11 @@ class _Session:
     ) -> None:
         """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
         from dagster_project.alerting import DATASET_TAG
-        from dagster_project.automation import months_tag
+        from dagster_project.automation import COMMAND, months_tag
 
         tags = {
             **(tags or {}),
-            "housing/command": self._purpose,
+            COMMAND: self._purpose,
             "housing/pid": str(os.getpid()),
             DATASET_TAG: self._settings.dataset,
         }

@@ -1,6 +1,6 @@
 """Trainings that a decision asked for. Each run is a row, so that SQL can tell when to stop and ask a person."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,8 @@ from ml.warehouse import utc_now
 
 DIED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
+BEGIN = "insert into training.retrain_attempts values (?, ?, ?, null, ?)"
+
 
 @contextmanager
 def attempt(connection: duckdb.DuckDBPyConnection, decision_id: str, number: int, run_id: str) -> Iterator[None]:
@@ -19,24 +21,23 @@ def attempt(connection: duckdb.DuckDBPyConnection, decision_id: str, number: int
     if not decision_id:
         yield
         return
-    connection.execute(
-        "insert into training.retrain_attempts values (?, ?, ?, null, ?)", [decision_id, number, utc_now(), run_id]
-    )
+    connection.execute(BEGIN, [decision_id, number, utc_now(), run_id])
     yield
     connection.execute("update training.retrain_attempts set finished_at = ? where run_id = ?", [utc_now(), run_id])
+
+
+def died_runs(instance: dg.DagsterInstance, dataset: str) -> Sequence[dg.RunRecord]:
+    """Retrainings that did not end well, wherever on their way."""
+    return instance.get_run_records(dg.RunsFilter(job_name=RETRAIN, statuses=DIED, tags={DATASET_TAG: dataset}))
 
 
 def remember_died(connection: duckdb.DuckDBPyConnection, instance: dg.DagsterInstance, dataset: str) -> None:
     """Rows of runs that died on their way, before their training began."""
     known = {run_id for (run_id,) in connection.execute("select run_id from training.retrain_attempts").fetchall()}
-    died = dg.RunsFilter(job_name=RETRAIN, statuses=DIED, tags={DATASET_TAG: dataset})
-    for record in instance.get_run_records(died):
+    for record in died_runs(instance, dataset):
         run = record.dagster_run
         config: Any = run.run_config
         asked = config.get("ops", {}).get("training__model_versions", {}).get("config", {})
         if run.run_id not in known and asked.get("decision_id"):
             started = record.create_timestamp.replace(tzinfo=None)
-            connection.execute(
-                "insert into training.retrain_attempts values (?, ?, ?, null, ?)",
-                [asked["decision_id"], asked["attempt"], started, run.run_id],
-            )
+            connection.execute(BEGIN, [asked["decision_id"], asked["attempt"], started, run.run_id])

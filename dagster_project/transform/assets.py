@@ -13,7 +13,7 @@ from dbt_common.events.base_types import EventMsg
 from dbt_common.events.functions import msg_to_dict
 
 from dagster_project.resources import POOL, Housing
-from dagster_project.training.attempts import remember_died
+from dagster_project.training.attempts import died_runs, remember_died
 from dagster_project.transform.dbt import DbtError, ensure_manifest, run_dbt
 from dagster_project.transform.project import needs_full_refresh, remember_shape
 from ml.settings import Settings
@@ -73,7 +73,8 @@ def transform_assets(settings: Settings) -> dg.AssetsDefinition:
         if full_refresh:
             context.log.info("the first build, or models, macros or the contract changed: everything is rebuilt")
         with housing.lock(context):
-            if "monitoring" in layers:
+            # nearly always there are none, and the warehouse need not be opened once more
+            if "monitoring" in layers and died_runs(context.instance, housing.settings.dataset):
                 with connect(housing.settings) as connection:
                     remember_died(connection, context.instance, housing.settings.dataset)
             yield from _build(context, housing.settings, *(["--full-refresh"] if full_refresh else []))

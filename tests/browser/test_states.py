@@ -178,7 +178,9 @@ def test_a_failing_check_is_the_first_thing_said(changed: Publish) -> None:
 
 
 def test_rows_that_add_up_do_not_make_a_model_healthy(changed: Publish) -> None:
-    judged = "update monitoring.checks set status = case when check_name in ({}) then 'pass' else 'insufficient_data' end"
+    judged = (
+        "update monitoring.checks set status = case when check_name in ({}) then 'pass' else 'insufficient_data' end"
+    )
     changed(judged.format("'unreconciled_rows', 'unpriced_pct'"))
     words = overview()
     assert "healthy" not in words and "Nothing can be judged yet" in words
