@@ -275,7 +275,8 @@ final as (
                 then n || ' rows that both priced have a known price, {{ rules.min_rows }} are needed'
             else
                 'mean error of ' || challenger || ' is ' || {{ shown('abs(error_reduction_pct)') }}
-                || case when error_reduction_pct < 0 then ' % higher' else ' % lower' end || ' than that of ' || champion
+                || case when error_reduction_pct < 0 then ' % higher' else ' % lower' end
+                || ' than that of ' || champion
                 || ' (95 % interval of what it is lower by ' || {{ shown('reduction_lower_pct') }} || ' to '
                 || {{ shown('reduction_upper_pct') }} || ' %; {{ rules.margin_pct }} % and more than 0 is required) on '
                 || n || ' rows of '
