@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from dagster_project.raw.landing import LandingError, files_of
-from dagster_project.raw.reading import literal, read_csv, read_parquet
+from dagster_project.raw.reading import literal, read_rows
 from dagster_project.raw.structure import read_bytes
 from ml.contract import Contract
 from ml.registry import required_champion
@@ -56,10 +56,7 @@ def split(contract: Contract, source: Path, folder: Path, batches: int) -> list[
         content = read_bytes(source, is_text=source.suffix.lower() == ".csv")
         if content.defect:
             raise content.defect
-        if source.suffix.lower() == ".csv":
-            rows = read_csv(connection, source, contract, content, staged)
-        else:
-            rows = read_parquet(connection, source, contract, staged)
+        rows = read_rows(connection, source, contract, lambda: content, staged)
         is_unpriced = f"coalesce(trim({quoted(price)}), '') = ''" if price and price in rows.headers else "true"
         connection.execute(
             f"""

@@ -12,6 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,7 +23,7 @@ import duckdb
 
 from dagster_project.raw import quarantine
 from dagster_project.raw.inbox import Inbox, Observations
-from dagster_project.raw.reading import EXAMPLES, Rows, read_csv, read_parquet
+from dagster_project.raw.reading import EXAMPLES, Rows, read_rows
 from dagster_project.raw.structure import BadFileError, Finding, read_bytes, require_file
 from expectations import raw_file
 from expectations.runner import ExpectationResult, Profile, Rule, prepare, profile, run
@@ -239,19 +240,22 @@ class _Ingestion:
         """Find out everything about a file: hash, structure, its rows as text in ``staged``, their profile."""
         if candidate.findings:
             return
-        path = candidate.path
-        is_text = path.suffix.lower() == ".csv"
+        path, problem = candidate.path, None
         try:
-            content = read_bytes(path, is_text=is_text)
+            # hashing keeps one core busy; of a broken file its bytes tell more than its rows
+            with ThreadPoolExecutor(1, "bytes") as beside:
+                reading = beside.submit(read_bytes, path, is_text=path.suffix.lower() == ".csv")
+                try:
+                    rows = read_rows(self._connection, path, self._inbox.columns, reading.result, staged)
+                except (ValueError, duckdb.Error) as error:
+                    rows, problem = None, error
+            content = reading.result()
             candidate.sha256 = content.sha256
             if self._ledger.has_content(candidate):
                 return
-            if content.defect:
-                raise content.defect
-            if is_text:
-                rows = read_csv(self._connection, path, self._inbox.columns, content, staged)
-            else:
-                rows = read_parquet(self._connection, path, self._inbox.columns, staged)
+            if problem := content.defect or problem:
+                raise problem
+            assert rows is not None  # there was no problem
             candidate.rows = rows
             candidate.profile = {
                 **profile(self._connection, self._rules, rows.relation, rows.headers),

@@ -6,6 +6,7 @@ Defects of the bytes and of the header are found in ``structure.py``; what the v
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,10 +38,21 @@ class Rows:
     count: int
 
 
-def read_csv(
-    connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, content: Bytes, staged: Path
+def read_rows(
+    connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, content: Callable[[], Bytes], staged: Path
 ) -> Rows:
-    """Raises BadFileError when the header or a line is broken."""
+    """Rows of a CSV or Parquet file; ``content`` gives what its bytes tell, and is asked when rows have been read.
+
+    Raises BadFileError when the header, a line or the file is broken.
+    """
+    if path.suffix.lower() == ".csv":
+        return _read_csv(connection, path, contract, content, staged)
+    return _read_parquet(connection, path, contract, staged)
+
+
+def _read_csv(
+    connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, content: Callable[[], Bytes], staged: Path
+) -> Rows:
     layout = csv_layout(path, contract)
     require_headers(path.name, layout.headers, contract)
     columns = ", ".join(f"{literal(h)}: 'VARCHAR'" for h in layout.headers)
@@ -53,9 +65,11 @@ def read_csv(
     try:
         rows = _stage(connection, f"select * from {source})", staged, layout.headers)
     except (duckdb.InvalidInputException, duckdb.ConversionException) as error:
-        raise _broken_lines(connection, path, layout, source, content=content, error=error) from None
+        raise content().defect or _broken_lines(
+            connection, path, layout, source, content=content(), error=error
+        ) from None
     # DuckDB 1.5 has been seen to read nothing, without an error, from a file of irregular line ends
-    if not content.has_quotes and rows.count != content.lines - 1:
+    if not content().has_quotes and rows.count != content().lines - 1:
         lines = filled_lines(path) - 1
         if rows.count != lines:
             raise BadFileError(
@@ -66,8 +80,7 @@ def read_csv(
     return rows
 
 
-def read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, staged: Path) -> Rows:
-    """Raises BadFileError when the header is broken or the file cannot be read."""
+def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, staged: Path) -> Rows:
     source = f"read_parquet({literal(str(path))})"
     try:
         described = connection.execute(f"describe select * from {source}").fetchall()
