@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import duckdb
 import pyarrow as pa
+import pytest
 
+from dagster_project.transform.dbt import DbtError
+from ml.warehouse import connect
 from tests import factories
 from tests.conftest import Home
 
@@ -97,6 +100,55 @@ def test_editing_a_future_month_changes_no_earlier_feature(home) -> None:
         assert earlier.drop_columns(drop).equals(now.drop_columns(drop)), f"{relation}: the future reached back"
     changed = rows(edited, "features.features", "month > date '2021-10-01'")
     assert not later.equals(changed), "the edited prices are history for later months, so these must change"
+
+
+def test_a_build_asks_for_keys_that_its_load_brought_twice_and_dbt_test_for_all(home) -> None:
+    made = home("hdb")
+    every = factories.hdb_rows("2021-01", months=4, per_month=20)
+    for name, part in {
+        "1.csv": changed(every, "", "month < '2021-04'"),
+        "2.csv": changed(every, "", "month = '2021-04'"),
+    }.items():
+        made.land(name, part)
+        made.ingest()
+        made.build()
+    first, last = (
+        made.query("select min(built_through_batch), max(built_through_batch) from features.features")
+        .to_pylist()[0]
+        .values()
+    )
+    assert first < last
+    whole = made.settings.warehouse.read_bytes()
+
+    def found(command: str, batch: int | None = None, like: int | None = None, key: str = "observation_id") -> bool:
+        """Does the test of `features` find a row of a batch with the key of another?"""
+        made.settings.warehouse.write_bytes(whole)
+        if batch:
+            with connect(made.settings) as connection:
+                connection.execute(
+                    f"insert into features.features select * replace ({key} as observation_id, {batch} as "
+                    f"built_through_batch) from features.features where built_through_batch = {like} limit 1"
+                )
+        try:
+            made.dbt(command, "--select", "unique_key_features_observation_id__built_through_batch")
+        except DbtError:
+            return True
+        return False
+
+    assert not found("build")
+    assert found("build", last, last), "twice in the newest load"
+    assert found("build", last, first), "once there and once before"
+    assert found("build", last, last, key="null")
+    assert not found("build", first, first), "it was asked for when it was new"
+    assert found("test", first, first)
+    assert found("test", first, first, key="null")
+
+    made.settings.warehouse.write_bytes(whole)
+    with connect(made.settings) as connection:
+        labelled = "intermediate.int_observations_labelled"
+        connection.execute(f"insert into {labelled} from {labelled} order by _batch desc limit 1")
+    with pytest.raises(DbtError, match="Got 1 result"):
+        made.dbt("build", "--select", "unique_key_int_observations_labelled__batch___row___batch")
 
 
 def test_every_landed_row_ends_in_exactly_one_place(home) -> None:

@@ -41,11 +41,12 @@
 {# Highest load that stands in the labelled observations. #}
 {% macro latest_batch() %}(select coalesce(max(_batch), -1) from {{ ref('int_observations_labelled') }}){% endmacro %}
 
-{# Does a build find rows that stood before the newest load? #}
-{% macro has_older(model, newest) %}
-  {% if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(false) }}{% endif %}
-  {% set found = run_query('select min(' ~ newest ~ ') < max(' ~ newest ~ ') from ' ~ model) %}
-  {{ return(found.columns[0].values()[0]) }}
+{# What a column says of the newest load, as a literal; none where a build finds no older rows, or asks for all. #}
+{% macro newest_load(model, newest) %}
+  {% if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(none) }}{% endif %}
+  {% set both = 'cast(min(' ~ newest ~ ') as varchar), cast(max(' ~ newest ~ ') as varchar)' %}
+  {% set first, last = run_query('select ' ~ both ~ ' from ' ~ model).rows[0].values() %}
+  {{ return(literal(last) if first != last else none) }}
 {% endmacro %}
 
 {# Highest value of a column that stands in a relation, as a literal. #}

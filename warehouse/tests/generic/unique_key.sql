@@ -4,22 +4,24 @@
   A full refresh and `dbt test` ask for all.
 #}
 {% test unique_key(model, columns, newest=none) %}
-{%- set keys = columns | join(', ') %}
+{%- set keys, latest = columns | join(', '), newest_load(model, newest) if newest else none %}
 with keys as (
     select {{ keys }}
     from {{ model }}
-    {%- if newest and has_older(model, newest) %}
+    {%- if latest and newest in columns %}
+    where {{ newest }} = {{ latest }}
+    {%- elif latest %}
     semi join (
         select {{ keys }}
         from {{ model }}
-        where {{ newest }} = (select max({{ newest }}) from {{ model }})
+        where {{ newest }} = {{ latest }}
     ) as changed using ({{ keys }})
 
     union all
 
     select {{ keys }}
     from {{ model }}
-    where {{ columns | join(' is null or ') }} is null
+    where {{ newest }} = {{ latest }} and ({{ columns | join(' is null or ') }} is null)
     {%- endif %}
 )
 
