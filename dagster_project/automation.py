@@ -214,7 +214,7 @@ def retrain_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
     runs = context.instance.get_runs(dg.RunsFilter(tags={DECISION: f"{housing.settings.dataset} {name}"}))
     died = [run for run in runs if run.status in DIED]
     if len(runs) > len(died):
-        yield dg.SkipReason(f"a training for {name} runs or has ended well")
+        yield dg.SkipReason(f"a training for {name} runs, has ended well, or was ended by somebody")
         return
     most = housing.contract.retraining.max_attempts
     if len(died) >= most:

@@ -10,7 +10,8 @@ import duckdb
 from dagster_project.alerting import DATASET_TAG, RETRAIN
 from ml.warehouse import utc_now
 
-DIED = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+#: Failed, killed or interrupted; what somebody ended in the UI is `canceled`, and whoever did so wants no other run.
+DIED = [dg.DagsterRunStatus.FAILURE]
 
 BEGIN = "insert into training.retrain_attempts values (?, ?, ?, null, ?)"
 

@@ -190,6 +190,15 @@ def test_a_run_that_dies_is_tried_again_a_bounded_number_of_times_then_a_person_
     assert [run.job_name for run in instance.get_runs()].count("monitor") == 1
 
 
+def test_a_training_that_somebody_ended_is_not_started_again(
+    settings: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(settings, ("v1", "2022-03", "retrain"))
+    assert len(tick(settings, instance, status=dg.DagsterRunStatus.CANCELED)) == 1
+    monkeypatch.setattr(automation, "FIRST_PAUSE", automation.FIRST_PAUSE * 0)
+    assert tick(settings, instance) == []
+
+
 def test_a_run_that_dies_before_its_training_is_an_attempt_too(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
@@ -200,7 +209,8 @@ def test_a_run_that_dies_before_its_training_is_an_attempt_too(
         "mdape_pct": 5.0,
         "new_labels": 1,
     }
-    statuses = [dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.SUCCESS]
+    status = dg.DagsterRunStatus
+    statuses = [status.FAILURE, status.FAILURE, status.CANCELED, status.SUCCESS]
     for dataset in ("hdb", "housets"):
         for number, status in enumerate(statuses, start=1):
             asked = retrain_request(dataset, decision, attempt=number)
@@ -247,8 +257,10 @@ def test_a_landing_or_scoring_that_died_is_tried_again_a_bounded_number_of_times
     add("score", dg.DagsterRunStatus.FAILURE)
     assert asked() == [], "not at once"
     monkeypatch.setattr(automation, "FIRST_PAUSE", automation.FIRST_PAUSE * 0)
-    add("land", dg.DagsterRunStatus.CANCELED)
+    add("land", dg.DagsterRunStatus.FAILURE)
     assert asked() == ["land", "score"]
+    add("land", dg.DagsterRunStatus.CANCELED)
+    assert asked() == ["score"], "somebody ended it in the UI"
     add("land", dg.DagsterRunStatus.STARTED)
     assert asked() == ["score"], "one that runs is waited for"
     add("score", dg.DagsterRunStatus.FAILURE)
