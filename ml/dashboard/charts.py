@@ -6,7 +6,7 @@ Colours are those of Okabe and Ito (2008), which differ for all kinds of colour 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from html import escape
 from math import ceil, cos, floor, log10, radians
@@ -82,6 +82,7 @@ def accuracy_over_time(
         if trace["x"]
     ]
     figure["layout"]["yaxis"]["rangemode"] = "tozero"
+    _few_months(figure, (r["month"] for r in rows))
     return figure
 
 
@@ -104,6 +105,7 @@ def prices_over_time(rows: Rows, *, currency: str, period: tuple[date, date] | N
         )
     ]
     figure = _figure(traces, y=f"mean price, {currency}", height=320)
+    _few_months(figure, (r["month"] for r in rows))
     if period:
         figure["layout"]["shapes"].append(_span(period[0], add_months(period[1], 1), "#dcebf5"))
         figure["layout"]["annotations"].append(_note(period[0], "chosen period", y=1, anchor="left"))
@@ -201,6 +203,14 @@ def _figure(traces: list[Row], *, y: str, height: int) -> Figure:
     }
 
 
+def _few_months(figure: Figure, months: Iterable[date | None]) -> None:
+    """Where a chart has few months, Plotly would divide them into weeks, and a single one into milliseconds."""
+    known = [month for month in months if month]
+    if known and (last := max(known)) <= add_months(first := min(known), 6):
+        ends = {"range": [add_months(first, -1), add_months(last, 1)]} if first == last else {}
+        figure["layout"]["xaxis"] |= {"dtick": "M1", "tickformat": "%b %Y", **ends}
+
+
 def _title(text: str) -> Row:
     return {"text": text, "font": {"size": 12}}
 
@@ -285,6 +295,7 @@ def coverage(rows: Rows) -> Figure:
     figure = _figure(traces, y="prices within their range, %", height=300)
     figure["layout"]["shapes"] = shapes
     figure["layout"]["yaxis"]["range"] = [min([40, *(r["coverage_pct"] - 4 for r in rows)]), 102]
+    _few_months(figure, (r["month"] for r in rows))
     return figure
 
 

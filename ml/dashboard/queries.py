@@ -506,10 +506,25 @@ where model_version = $version and month = (
 )
 order by importance_rank limit 12
 """
+#: On the rows of the version: what needs no model knows all months, and other months may be easier. What
+#: ``monitoring.accuracy`` says of a baseline holds where it is about the same rows.
 BESIDE_BASELINES = """
-select model_version, kind, n, mae, mdape_pct, within_10_pct, r2, median_ratio, status from monitoring.accuracy
-where population = 'valid' and split = $split
-    and model_version in ($version, 'linear_' || $version, 'median_' || $version, 'persistence', 'last_year')
+with compared as (
+    select * from predictions.predictions_matched
+    where split = $split and is_price_valid and ratio is not null
+        and model_version in ($version, 'linear_' || $version, 'median_' || $version, 'persistence', 'last_year')
+),
+measured as (
+    select model_version, any_value(kind) as kind, count(*) as n, avg(abs(error)) as mae,
+        median(abs(pct_error)) as mdape_pct, 100 * avg((abs(pct_error) <= 10)::integer) as within_10_pct,
+        1 - sum(error * error) / nullif(var_pop(actual_price) * count(*), 0) as r2, median(ratio) as median_ratio
+    from compared
+    semi join (select observation_id from compared where model_version = $version) as mine using (observation_id)
+    group by model_version
+)
+select measured.*, a.status from measured
+left join monitoring.accuracy as a
+    on a.population = 'valid' and a.split = $split and a.model_version = measured.model_version and a.n = measured.n
 order by kind desc, mdape_pct
 """
 COMPARISONS = """

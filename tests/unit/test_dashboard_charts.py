@@ -183,3 +183,45 @@ def test_what_if_refuses_what_the_api_refuses(given: dict[str, float], fault: st
     row = {"location": "Rural", "sqft": 1000.0, "bedrooms": 2.0, "bathrooms": 1.0, "year_built": 1990.0}
     found = what_if._faults(known, row | {"condition": "Good"} | given)
     assert [f[: len(fault)] for f in found] == [fault] if fault else found == []
+
+
+def test_an_axis_of_few_months_has_months_and_no_milliseconds() -> None:
+    def axis(*months: str) -> dict[str, Any]:
+        rows = [{"month": date.fromisoformat(f"{m}-01"), "level_pct": 80, "coverage_pct": 80.0} for m in months]
+        return charts.coverage(rows)["layout"]["xaxis"]
+
+    alone = axis("2024-01")
+    assert (alone["dtick"], alone["range"]) == ("M1", [date(2023, 12, 1), date(2024, 2, 1)])
+    few = axis("2023-08", "2024-02")
+    assert few["dtick"] == "M1" and "range" not in few
+    assert "dtick" not in axis("2023-08", "2024-03"), "Plotly finds ticks for many months itself"
+    assert "dtick" not in axis()
+
+
+def test_baselines_are_compared_with_a_version_on_its_own_homes() -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            """
+            create schema predictions; create schema monitoring;
+            create table predictions.predictions_matched as
+            select *, 'holdout' as split, predicted_price - actual_price as error,
+                predicted_price / actual_price as ratio,
+                100.0 * (predicted_price / actual_price - 1) as pct_error
+            from (values
+                ('a', 'v2', 'model', 110.0, 100.0, true), ('a', 'persistence', 'baseline', 150.0, 100.0, true),
+                ('b', 'v2', 'model', 190.0, 200.0, true), ('b', 'persistence', 'baseline', 100.0, 200.0, true),
+                ('c', 'v2', 'model', 1.0, 300.0, false), ('c', 'persistence', 'baseline', 1.0, 300.0, false),
+                ('d', 'v1', 'model', 300.0, 300.0, true), ('d', 'persistence', 'baseline', 300.0, 300.0, true)
+            ) as t (observation_id, model_version, kind, predicted_price, actual_price, is_price_valid);
+            create table monitoring.accuracy as
+            select 'valid' as population, 'holdout' as split, *
+            from (values ('v2', 2, 'pass'), ('persistence', 3, 'pass'))
+                as t (model_version, n, status)
+            """
+        )
+        found = connection.execute(queries.BESIDE_BASELINES, {"version": "v2", "split": "holdout"}).fetchall()
+    assert [(row[0], row[2], row[3], row[-1]) for row in found] == [
+        ("v2", 2, 10.0, "pass"),
+        ("persistence", 2, 75.0, None),
+    ]
+    assert found[0][4] == pytest.approx(7.5) and found[0][6] == pytest.approx(1 - 200 / 5000)

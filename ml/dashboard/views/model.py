@@ -58,7 +58,10 @@ def _card(page: Page, v: Row) -> None:
     )
     split = page.snapshot.first(queries.SPLIT, version=v["model_version"])
     if split:
-        section("Beside its baselines", f"Valid prices of the split {split['split']}, which it did not learn from.")
+        section(
+            "Beside its baselines",
+            f"Valid prices of the split {split['split']}, which it did not learn from; all of the same homes.",
+        )
         rows = page.snapshot.rows(queries.BESIDE_BASELINES, version=v["model_version"], split=split["split"])
         columns = [
             Column("name", "Who says it"),

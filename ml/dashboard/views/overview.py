@@ -109,7 +109,7 @@ def _figures(page: Page, checks: list[Row]) -> None:
         if held is not None:
             items.append(("80 % range holds", f"{number(held, 1)} %", f"{when}should be about 80 %"))
     else:
-        items.append(("Median error", MISSING, "no scored price is known yet"))
+        items.append(("Median error", MISSING, f"no price is known yet of a month that {version} served"))
     if scoring and scoring["scored"]:
         until = f" through {month_label(scoring['month'])}" if page.dated else ""
         items.append(("Last scoring", age_label(scoring["scored_at"]), f"{number(scoring['scored'])} homes{until}"))
