@@ -177,6 +177,23 @@ def test_a_failing_check_is_the_first_thing_said(changed: Publish) -> None:
     assert "Failing: Median ratio. Warning: COD." in words
 
 
+def test_failures_of_the_champion_before_are_not_those_of_the_present_one(changed: Publish) -> None:
+    changed(
+        """
+        update monitoring.checks set status = case check_name when 'median_ratio' then 'fail' else 'pass' end;
+        insert into training.model_versions
+        select * replace ('v9' as model_version, created_at + interval 1 hour as created_at)
+        from training.model_versions where status = 'champion';
+        update training.model_versions set status = 'archived' where model_version = 'v1'
+        """
+    )
+    words = overview()
+    assert "needs attention" not in words and "v9 cannot be judged yet" in words
+    assert "The checks below are of v1." in words
+    changed("update monitoring.checks set status = 'fail' where check_name = 'unreconciled_rows'")
+    assert "The model needs attention" in overview()
+
+
 def test_rows_that_add_up_do_not_make_a_model_healthy(changed: Publish) -> None:
     judged = (
         "update monitoring.checks set status = case when check_name in ({}) then 'pass' else 'insufficient_data' end"

@@ -68,12 +68,15 @@ def _checks(page: Page) -> list[Row]:
 
 
 def _verdict(page: Page, checks: list[Row]) -> None:
+    assert page.champion
+    version, own = page.champion["model_version"], _own(page, checks)
     by_status: dict[str, list[str]] = {}
-    for check in checks:
+    for check in own:
         by_status.setdefault(check["status"], []).append(check["name"].split(":")[0])
     failed, warned = (by_status.get(s, []) for s in ("fail", "warn"))
-    of_model = [c["status"] for c in checks if c["check_name"] not in OF_ROWS]
+    of_model = [c["status"] for c in own if c["check_name"] not in OF_ROWS]
     passed = of_model.count("pass")
+    before = sorted({c["model_version"] for c in checks if c not in own})
     if failed:
         text = f"Failing: {', '.join(failed)}." + (f" Warning: {', '.join(warned)}." if warned else "")
         banner("fail", "The model needs attention", f"{text} The checks below say since when; Monitoring shows where.")
@@ -81,6 +84,9 @@ def _verdict(page: Page, checks: list[Row]) -> None:
         banner("warn", "Good, with warnings", f"Outside its limits: {', '.join(warned)}. Nothing fails.")
     elif passed:
         banner("pass", "The model is healthy", f"All {passed} checks of it that can be judged pass.")
+    elif before:
+        text = f"No price is known yet of a month that it served. The checks below are of {', '.join(before)}."
+        banner("insufficient_data", f"{version} cannot be judged yet", text)
     else:
         why = "No price of a scored home is known."
         if of_model:
@@ -91,11 +97,18 @@ def _verdict(page: Page, checks: list[Row]) -> None:
         banner("insufficient_data", "Nothing can be judged yet", f"{why} Land actual prices, or {more}")
 
 
+def _own(page: Page, checks: list[Row]) -> list[Row]:
+    """Checks of rows, and those of the champion: after a change the newest month is the one's that served before."""
+    assert page.champion
+    version = page.champion["model_version"]
+    return [c for c in checks if c["check_name"] in OF_ROWS or c.get("model_version", version) == version]
+
+
 def _figures(page: Page, checks: list[Row]) -> None:
     assert page.champion
     version = page.champion["model_version"]
     newest, scoring = _newest(page, version), page.snapshot.first(queries.LAST_SCORING, version=version)
-    open_alerts = [c for c in checks if c["status"] in {"warn", "fail"}]
+    open_alerts = [c for c in _own(page, checks) if c["status"] in {"warn", "fail"}]
     through = month_label(page.champion["trained_through"])
     items = [("Champion", version, f"trained through {through}" if page.dated else "trained on a share of the keys")]
     if newest:
@@ -205,6 +218,8 @@ def _table(page: Page, checks: list[Row]) -> None:
     ]
     if page.dated:
         columns.insert(2, Column("month", "Month"))
+    if len(_own(page, checks)) < len(checks):
+        columns.insert(2, Column("model_version", "Version"))
     if any(c["since"] for c in checks):
         columns.append(Column("since", "Since"))
     table(checks, columns, label="Checks of the champion")
