@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from dagster_project.raw.landing import LandingError, files_of
-from dagster_project.raw.reading import literal, read_rows
-from dagster_project.raw.structure import read_bytes
+from dagster_project.raw.reading import literal, read
 from ml.contract import Contract
 from ml.registry import required_champion
 from ml.settings import Settings, nothing_built
@@ -53,10 +52,7 @@ def split(contract: Contract, source: Path, folder: Path, batches: int) -> list[
     (price,) = (c.source for c in contract.columns if c.name == contract.price)
     with duckdb.connect(":memory:") as connection:
         staged = folder / "rows.parquet"
-        content = read_bytes(source, is_text=source.suffix.lower() == ".csv")
-        if content.defect:
-            raise content.defect
-        rows = read_rows(connection, source, contract, lambda: content, staged)
+        rows = read(connection, source, contract, staged).rows
         is_unpriced = f"coalesce(trim({quoted(price)}), '') = ''" if price and price in rows.headers else "true"
         connection.execute(
             f"""

@@ -12,7 +12,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,8 +22,8 @@ import duckdb
 
 from dagster_project.raw import quarantine
 from dagster_project.raw.inbox import Inbox, Observations
-from dagster_project.raw.reading import EXAMPLES, Rows, read_rows
-from dagster_project.raw.structure import BadFileError, Finding, read_bytes, require_file
+from dagster_project.raw.reading import EXAMPLES, Rows, read
+from dagster_project.raw.structure import BadFileError, Finding, require_file
 from expectations import raw_file
 from expectations.runner import ExpectationResult, Profile, Rule, prepare, profile, run
 from ml.contract import Contract
@@ -240,23 +239,12 @@ class _Ingestion:
         """Find out everything about a file: hash, structure, its rows as text in ``staged``, their profile."""
         if candidate.findings:
             return
-        path, problem = candidate.path, None
         try:
-            # hashing keeps one core busy; of a broken file its bytes tell more than its rows
-            with ThreadPoolExecutor(1, "bytes") as beside:
-                reading = beside.submit(read_bytes, path, is_text=path.suffix.lower() == ".csv")
-                try:
-                    rows = read_rows(self._connection, path, self._inbox.columns, reading.result, staged)
-                except (ValueError, duckdb.Error) as error:
-                    rows, problem = None, error
-            content = reading.result()
-            candidate.sha256 = content.sha256
+            found = read(self._connection, candidate.path, self._inbox.columns, staged)
+            candidate.sha256 = found.content.sha256
             if self._ledger.has_content(candidate):
                 return
-            if problem := content.defect or problem:
-                raise problem
-            assert rows is not None  # there was no problem
-            candidate.rows = rows
+            rows = candidate.rows = found.rows
             candidate.profile = {
                 **profile(self._connection, self._rules, rows.relation, rows.headers),
                 raw_file.MISSING_COLUMNS: len(self._inbox.absent(rows.headers)),

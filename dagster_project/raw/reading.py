@@ -7,6 +7,7 @@ Defects of the bytes and of the header are found in ``structure.py``; what the v
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dagster_project.raw.structure import (
     csv_layout,
     filled_lines,
     has_unequal_line_ends,
+    read_bytes,
     require_headers,
     unequal_line_ends,
 )
@@ -38,16 +40,36 @@ class Rows:
     count: int
 
 
-def read_rows(
-    connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, content: Callable[[], Bytes], staged: Path
-) -> Rows:
-    """Rows of a CSV or Parquet file; ``content`` gives what its bytes tell, and is asked when rows have been read.
+@dataclass(frozen=True)
+class Found:
+    """What was read of a file: what its bytes tell, and its rows or what is wrong with them."""
 
-    Raises BadFileError when the header, a line or the file is broken.
-    """
-    if path.suffix.lower() == ".csv":
-        return _read_csv(connection, path, contract, content, staged)
-    return _read_parquet(connection, path, contract, staged)
+    content: Bytes
+    outcome: Rows | Exception
+
+    @property
+    def rows(self) -> Rows:
+        """Raises BadFileError for a broken file, and what DuckDB says where it is the machine's fault."""
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def read(connection: duckdb.DuckDBPyConnection, path: Path, contract: Contract, staged: Path) -> Found:
+    """Read a CSV or Parquet file; of a broken one its bytes tell more than its rows."""
+    is_text = path.suffix.lower() == ".csv"
+    # hashing keeps one core busy
+    with ThreadPoolExecutor(1, "bytes") as beside:
+        content = beside.submit(read_bytes, path, is_text=is_text)
+        outcome: Rows | Exception
+        try:
+            if is_text:
+                outcome = _read_csv(connection, path, contract, content.result, staged)
+            else:
+                outcome = _read_parquet(connection, path, contract, staged)
+        except (ValueError, duckdb.Error) as error:
+            outcome = error
+    return Found(content.result(), content.result().defect or outcome)
 
 
 def _read_csv(

@@ -28,7 +28,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _in_header = False
     _in_body = False
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         self._start_timer()
 

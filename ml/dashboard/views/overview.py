@@ -63,20 +63,29 @@ def _without_champion(page: Page) -> None:
 def _checks(page: Page) -> list[Row]:
     own = page.snapshot.has("monitoring.checks")
     sql = queries.CHECKS if own else queries.CHECKS_WITHOUT_TABLE
-    rows = page.snapshot.rows(sql, version=page.champion["model_version"]) if page.champion else []
-    return [r | {"name": CHECKS.get(r["check_name"], r["check_name"].replace("_", " "))} for r in rows]
+    assert page.champion
+    version = page.champion["model_version"]
+    return [
+        r
+        | {
+            "name": CHECKS.get(r["check_name"], r["check_name"].replace("_", " ")),
+            # after a change the newest month is that of the champion before
+            "is_own": r["check_name"] in OF_ROWS or r.get("model_version", version) == version,
+        }
+        for r in page.snapshot.rows(sql, version=version)
+    ]
 
 
 def _verdict(page: Page, checks: list[Row]) -> None:
     assert page.champion
-    version, own = page.champion["model_version"], _own(page, checks)
+    own = [c for c in checks if c["is_own"]]
     by_status: dict[str, list[str]] = {}
     for check in own:
         by_status.setdefault(check["status"], []).append(check["name"].split(":")[0])
     failed, warned = (by_status.get(s, []) for s in ("fail", "warn"))
     of_model = [c["status"] for c in own if c["check_name"] not in OF_ROWS]
     passed = of_model.count("pass")
-    before = sorted({c["model_version"] for c in checks if c not in own})
+    before = sorted({c["model_version"] for c in checks if not c["is_own"]})
     if failed:
         text = f"Failing: {', '.join(failed)}." + (f" Warning: {', '.join(warned)}." if warned else "")
         banner("fail", "The model needs attention", f"{text} The checks below say since when; Monitoring shows where.")
@@ -86,7 +95,7 @@ def _verdict(page: Page, checks: list[Row]) -> None:
         banner("pass", "The model is healthy", f"All {passed} checks of it that can be judged pass.")
     elif before:
         text = f"No price is known yet of a month that it served. The checks below are of {', '.join(before)}."
-        banner("insufficient_data", f"{version} cannot be judged yet", text)
+        banner("insufficient_data", f"{page.champion['model_version']} cannot be judged yet", text)
     else:
         why = "No price of a scored home is known."
         if of_model:
@@ -97,18 +106,11 @@ def _verdict(page: Page, checks: list[Row]) -> None:
         banner("insufficient_data", "Nothing can be judged yet", f"{why} Land actual prices, or {more}")
 
 
-def _own(page: Page, checks: list[Row]) -> list[Row]:
-    """Checks of rows, and those of the champion: after a change the newest month is the one's that served before."""
-    assert page.champion
-    version = page.champion["model_version"]
-    return [c for c in checks if c["check_name"] in OF_ROWS or c.get("model_version", version) == version]
-
-
 def _figures(page: Page, checks: list[Row]) -> None:
     assert page.champion
     version = page.champion["model_version"]
     newest, scoring = _newest(page, version), page.snapshot.first(queries.LAST_SCORING, version=version)
-    open_alerts = [c for c in _own(page, checks) if c["status"] in {"warn", "fail"}]
+    open_alerts = [c for c in checks if c["is_own"] and c["status"] in {"warn", "fail"}]
     through = month_label(page.champion["trained_through"])
     items = [("Champion", version, f"trained through {through}" if page.dated else "trained on a share of the keys")]
     if newest:
@@ -218,7 +220,7 @@ def _table(page: Page, checks: list[Row]) -> None:
     ]
     if page.dated:
         columns.insert(2, Column("month", "Month"))
-    if len(_own(page, checks)) < len(checks):
+    if not all(c["is_own"] for c in checks):
         columns.insert(2, Column("model_version", "Version"))
     if any(c["since"] for c in checks):
         columns.append(Column("since", "Since"))
