@@ -9,6 +9,7 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class EventLog(SqliteEventLogStorage):
     @classmethod
     def from_config_value(cls, inst_data: ConfigurableClassData | None, config_value: Mapping[str, Any]) -> EventLog:
         return cls(str(Path(os.environ["DAGSTER_HOME"]) / "history" / "runs"), inst_data)
+
+    @cached_property
+    def supports_asset_checks(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - asked once
+        """Whether the tables of asset checks are there; Dagster looks for each verdict anew."""
+        return super().supports_asset_checks
 
     def store_event(self, event: EventLogEntry) -> None:
         super().store_event(event)
