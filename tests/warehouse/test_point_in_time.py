@@ -151,6 +151,25 @@ def test_a_build_asks_for_keys_that_its_load_brought_twice_and_dbt_test_for_all(
         made.dbt("build", "--select", "unique_key_int_observations_labelled__batch___row___batch")
 
 
+# each file is a batch of its own, and the last one alone is not what a run brought
+def test_keys_of_all_files_that_land_together_are_asked_for(home) -> None:
+    made = home("hdb")
+    every = factories.hdb_rows("2021-01", months=3, per_month=20)
+    for landed_together in (["2021-01"], ["2021-02", "2021-03"]):
+        for month in landed_together:
+            made.land(f"{month}.csv", changed(every, "", f"month = '{month}'"))
+        made.ingest()
+        if landed_together == ["2021-01"]:
+            made.build()
+    key = "unique_key_stg_hdb__observations__batch___row___batch"
+    made.dbt("build", "--select", key)
+    with connect(made.settings) as connection:
+        raw = "raw.observations"
+        connection.execute(f"insert into {raw} from {raw} where _batch = (select max(_batch) - 1 from {raw}) limit 1")
+    with pytest.raises(DbtError, match="Got 1 result"):
+        made.dbt("build", "--select", key)
+
+
 def test_every_landed_row_ends_in_exactly_one_place(home) -> None:
     made = home("hdb")
     made.land(

@@ -41,11 +41,24 @@
 {# Highest load that stands in the labelled observations. #}
 {% macro latest_batch() %}(select coalesce(max(_batch), -1) from {{ ref('int_observations_labelled') }}){% endmacro %}
 
-{# What a column says of the newest load, as a literal; none where a build finds no older rows, or asks for all. #}
+{#
+  From which value of a column on rows are new to this build, as a literal; none where a build finds no older rows, or
+  asks for all. A run may load several files, each of them a batch: `_batch` begins with the first that no features
+  know, or with the last load.
+#}
 {% macro newest_load(model, newest) %}
   {% if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(none) }}{% endif %}
-  {% set both = 'cast(min(' ~ newest ~ ') as varchar), cast(max(' ~ newest ~ ') as varchar)' %}
-  {% set first, last = run_query('select ' ~ both ~ ' from ' ~ model).rows[0].values() %}
+  {% if newest == '_batch' %}
+    {# no ref: the test of a model need not wait for what is built of it #}
+    {% set features = api.Relation.create(database=target.database, schema='features', identifier='features') %}
+    {% if not load_relation(features) %}{{ return(none) }}{% endif %}
+    {% set first, last = 'min(batch)', 'least(max(batch), 1 + (select max(built_through_batch) from ' ~ features ~ '))' %}
+    {% set loads = api.Relation.create(database=target.database, schema='raw', identifier='files') ~ " where status = 'loaded'" %}
+  {% else %}
+    {% set first, last, loads = 'min(' ~ newest ~ ')', 'max(' ~ newest ~ ')', model %}
+  {% endif %}
+  {% set both = 'cast(' ~ first ~ ' as varchar), cast(' ~ last ~ ' as varchar)' %}
+  {% set first, last = run_query('select ' ~ both ~ ' from ' ~ loads).rows[0].values() %}
   {{ return(literal(last) if first != last else none) }}
 {% endmacro %}
 

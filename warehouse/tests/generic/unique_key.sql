@@ -1,6 +1,6 @@
 {#
   Integrity: no two rows share the key, and no part of it is null. `newest` names a column that grows with each load: a
-  build then asks only whether keys of its highest value occur twice, since older rows were tested when they were new.
+  build then asks only whether keys of what it loaded occur twice, since older rows were tested when they were new.
   A full refresh and `dbt test` ask for all.
 #}
 {% test unique_key(model, columns, newest=none) %}
@@ -9,19 +9,19 @@ with keys as (
     select {{ keys }}
     from {{ model }}
     {%- if latest and newest in columns %}
-    where {{ newest }} = {{ latest }}
+    where {{ newest }} >= {{ latest }}
     {%- elif latest %}
     semi join (
         select {{ keys }}
         from {{ model }}
-        where {{ newest }} = {{ latest }}
+        where {{ newest }} >= {{ latest }}
     ) as changed using ({{ keys }})
 
     union all
 
     select {{ keys }}
     from {{ model }}
-    where {{ newest }} = {{ latest }} and ({{ columns | join(' is null or ') }} is null)
+    where {{ newest }} >= {{ latest }} and ({{ columns | join(' is null or ') }} is null)
     {%- endif %}
 )
 
