@@ -55,12 +55,12 @@ COMPILE = $(BIN)/python -m compileall -q -j 0 .venv/lib ml dagster_project expec
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r requirements.lock
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
-	@$(COMPILE)
+	$(COMPILE)
 	@touch $@
 
 .venv/dev: .venv/installed requirements-dev.lock
 	$(BIN)/pip install --quiet --no-compile --no-deps --require-hashes -r requirements-dev.lock
-	@$(COMPILE)
+	$(COMPILE)
 	@touch $@
 
 clean:
