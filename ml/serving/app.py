@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 import orjson
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_offline import FastAPIOffline
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
@@ -18,11 +19,11 @@ from ml.contract import Contract, load
 from ml.serving import journal
 from ml.serving.bodies import Parsed, RowRefusedError, parse, prices
 from ml.serving.metrics import Metrics
-from ml.serving.middleware import Gate
+from ml.serving.middleware import DOCS, Gate
 from ml.serving.openapi import document_of
 from ml.serving.presented import merged, presented, reason_of
 from ml.serving.problems import MEDIA_TYPE, TITLES, ProblemError, problem
-from ml.serving.schemas import Accepted, Explanations, Predictions, Schemas, schemas
+from ml.serving.schemas import Accepted, Explanations, Page, Predictions, Schemas, schemas
 from ml.serving.security import Guard
 from ml.serving.service import BATCH_ROWS, Service
 from ml.serving.settings import ApiSettings
@@ -32,8 +33,6 @@ T = TypeVar("T")
 
 #: Bodies beyond are read beside the event loop; a row has some hundred bytes.
 LARGE_BODY = 64 * 1024
-PAGE_ROWS = 100
-MAX_PAGE_ROWS = 1_000
 
 
 def create_app(settings: Settings, api: ApiSettings | None = None) -> FastAPI:
@@ -56,13 +55,14 @@ def build(settings: Settings, api: ApiSettings, contract: Contract) -> FastAPI:
         finally:
             await service.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(
         title=f"housing: {contract.title}",
         version="1",
         lifespan=lifespan,
         description=f"What a house is worth, how sure that is, and why. Prices are in {contract.currency}.",
-        docs_url="/docs",
+        docs_url=DOCS,
         redoc_url=None,
+        static_url=f"{DOCS}/static",
         separate_input_output_schemas=False,
     )
     app.state.service = service
@@ -185,26 +185,18 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
         )
 
     @app.get("/v1/predictions", responses=_problems(422), summary="Predictions of the batch, paged")
-    async def predictions(  # noqa: PLR0917 - FastAPI calls it by name
-        observation_id: Annotated[str | None, Query(pattern="^[0-9a-f]{32}$")] = None,
-        month: Annotated[str | None, Query(pattern="^[0-9]{4}-(0[1-9]|1[0-2])$", examples=["2023-12"])] = None,
-        area: Annotated[str | None, Query(min_length=1, max_length=200)] = None,
-        model_version: Annotated[str | None, Query(pattern="^v[0-9]{1,9}$")] = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_PAGE_ROWS)] = PAGE_ROWS,
-        after: Annotated[
-            str | None, Query(pattern="^[0-9a-f]{32}:v[0-9]{1,9}$", description="`next` of the page before")
-        ] = None,
-    ) -> Response:
+    async def predictions(wanted: Annotated[Page, Query()]) -> Response:
+        month = wanted.month
         if month and month < "0001-01":
             raise ProblemError(422, "month 0000 is none", [{"field": "month", "reason": "is no month"}])
         filters = {
-            "observation_id": observation_id,
+            "observation_id": wanted.observation_id,
             "month": date.fromisoformat(f"{month}-01") if month else None,
-            "area": area,
-            "model_version": model_version,
+            "area": wanted.area,
+            "model_version": wanted.model_version,
         }
-        rows = await asyncio.to_thread(service.batch_predictions, filters, after, limit)
-        more = f"{rows[-1]['observation_id']}:{rows[-1]['model_version']}" if len(rows) == limit else None
+        rows = await asyncio.to_thread(service.batch_predictions, filters, wanted.after, wanted.limit)
+        more = f"{rows[-1]['observation_id']}:{rows[-1]['model_version']}" if len(rows) == wanted.limit else None
         return _json({"currency": contract.currency, "predictions": rows, "next": more})
 
     @app.get("/health", summary="Whether the process lives")
@@ -252,8 +244,8 @@ def _about(service: Service) -> dict[str, Any]:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    # what is no number becomes null
-    text = orjson.dumps(content, option=orjson.OPT_UTC_Z)
+    # what is no number becomes null; times of the warehouse are UTC and say so
+    text = orjson.dumps(content, option=orjson.OPT_NAIVE_UTC | orjson.OPT_UTC_Z)
     return Response(text, status_code=status, media_type="application/json")
 
 

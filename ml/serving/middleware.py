@@ -28,9 +28,18 @@ SCOPES = {
     "/v1/feedback": "feedback",
     "/metrics": "admin",
 }
+#: The page of the document, what it loads, and that it loads from nowhere else; FastAPI's script stands in the page.
+DOCS = "/docs"
+DOCS_FILES = ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+DOCS_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+    "frame-ancestors 'none'"
+)
 #: Open to whoever can connect. A path that stands in neither is none: what a route matches may be more than its name
 #: (Starlette takes `/v1/predict` with a line end behind it), and what is not named must not be open.
-OPEN = frozenset({"/health", "/ready", "/openapi.json", "/docs", "/docs/oauth2-redirect"})
+OPEN = frozenset(
+    {"/health", "/ready", "/openapi.json", DOCS, f"{DOCS}/oauth2-redirect"} | {f"{DOCS}/static/{f}" for f in DOCS_FILES}
+)
 
 
 class Gate:
@@ -56,9 +65,8 @@ class Gate:
             if message["type"] == "http.response.start":
                 status, began = message["status"], True
                 own = {**HEADERS, "x-request-id": request_id}
-                if scope["path"] == "/docs":
-                    # the page loads its script from where FastAPI says
-                    own.pop("content-security-policy")
+                if scope["path"] == DOCS:
+                    own["content-security-policy"] = DOCS_POLICY
                 message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in own.items())]
             await send(message)
 
@@ -86,8 +94,8 @@ class Gate:
         finally:
             self._metrics.in_flight.dec()
             took = time.perf_counter() - started
-            # the template, never the path itself: it might hold what somebody typed
-            route = getattr(scope.get("route"), "path", "other")
+            # never a path that somebody made up
+            route = scope["path"] if scope["path"] in SCOPES or scope["path"] in OPEN else "other"
             self._metrics.requests.labels(scope["method"], route, status).inc()
             self._metrics.seconds.labels(route).observe(took)
             line = {"method": scope["method"], "route": route, "status": status, "ms": round(1000 * took, 1)}

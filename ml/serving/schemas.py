@@ -108,6 +108,19 @@ class Feedback(BaseModel):
     )
 
 
+class Page(BaseModel):
+    """Which predictions of the batch are wanted. A filter that is none is refused: it would filter nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    observation_id: str | None = Field(None, pattern="^[0-9a-f]{32}$")
+    month: str | None = Field(None, pattern="^[0-9]{4}-(0[1-9]|1[0-2])$", examples=["2023-12"])
+    area: str | None = Field(None, min_length=1, max_length=200)
+    model_version: str | None = Field(None, pattern="^v[0-9]{1,9}$")
+    limit: int = Field(100, ge=1, le=1_000)
+    after: str | None = Field(None, pattern="^[0-9a-f]{32}:v[0-9]{1,9}$", description="`next` of the page before")
+
+
 class Accepted(BaseModel):
     request_id: str
     accepted: int = Field(description="prices that are on disk now")
