@@ -23,7 +23,18 @@ from ml.serving.middleware import DOCS, Gate
 from ml.serving.openapi import document_of
 from ml.serving.presented import merged, presented, reason_of
 from ml.serving.problems import MEDIA_TYPE, TITLES, ProblemError, problem
-from ml.serving.schemas import Accepted, Explanations, Page, Predictions, Schemas, schemas
+from ml.serving.schemas import (
+    Accepted,
+    BatchPredictions,
+    Explanations,
+    Health,
+    ModelInfo,
+    Page,
+    Predictions,
+    Ready,
+    Schemas,
+    schemas,
+)
 from ml.serving.security import Guard
 from ml.serving.service import BATCH_ROWS, Service
 from ml.serving.settings import ApiSettings
@@ -150,7 +161,12 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
         await service.recorder.feedback(journal.actuals(told, datetime.now(UTC)))
         return _json({"request_id": _id(request), "accepted": len(told)}, 202)
 
-    @app.get("/v1/model-info", responses=_problems(), summary="Which versions answer, how good they are, from when")
+    @app.get(
+        "/v1/model-info",
+        response_model=ModelInfo,
+        responses=_problems(),
+        summary="Which versions answer, how good they are, from when",
+    )
     async def model_info() -> Response:
         state = service.state
         if state is None:
@@ -184,7 +200,12 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
             }
         )
 
-    @app.get("/v1/predictions", responses=_problems(422), summary="Predictions of the batch, paged")
+    @app.get(
+        "/v1/predictions",
+        response_model=BatchPredictions,
+        responses=_problems(422),
+        summary="Predictions of the batch, paged",
+    )
     async def predictions(wanted: Annotated[Page, Query()]) -> Response:
         month = wanted.month
         if month and month < "0001-01":
@@ -199,11 +220,13 @@ def _routes(app: FastAPI, service: Service, known: Schemas) -> None:  # noqa: PL
         more = f"{rows[-1]['observation_id']}:{rows[-1]['model_version']}" if len(rows) == wanted.limit else None
         return _json({"currency": contract.currency, "predictions": rows, "next": more})
 
-    @app.get("/health", summary="Whether the process lives")
+    @app.get("/health", response_model=Health, summary="Whether the process lives")
     async def health() -> Response:
         return _json({"status": "ok"})
 
-    @app.get("/ready", responses=_problems(), summary="Whether prices can be given; 503 says why not")
+    @app.get(
+        "/ready", response_model=Ready, responses=_problems(), summary="Whether prices can be given; 503 says why not"
+    )
     async def ready() -> Response:
         state = service.state
         if state is None:

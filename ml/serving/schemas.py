@@ -121,6 +121,88 @@ class Page(BaseModel):
     after: str | None = Field(None, pattern="^[0-9a-f]{32}:v[0-9]{1,9}$", description="`next` of the page before")
 
 
+class BatchPrediction(BaseModel):
+    """A row of predictions.predictions with its range, as of the published snapshot."""
+
+    observation_id: str
+    model_version: str
+    month: dt.date | None = Field(description="null where the dataset has no dates")
+    area: str | None
+    locality: str | None
+    split: Literal["eval", "holdout", "to_score"]
+    predicted_price: float | None = Field(description="null where nothing is known of place and market")
+    lower_50: float | None
+    upper_50: float | None
+    lower_80: float | None
+    upper_80: float | None
+    lower_95: float | None
+    upper_95: float | None
+    forecast_std_pct: float | None
+    grade: Literal["A", "B", "C", "D"] | None
+    scored_at: dt.datetime
+
+
+class BatchPredictions(BaseModel):
+    currency: str
+    predictions: list[BatchPrediction]
+    next: str | None = Field(description="give it as `after` for the next page; null on the last")
+
+
+class PublishedSnapshot(BaseModel):
+    published_at: dt.datetime
+    age_s: float
+    fingerprint: str
+    newest_month: dt.date | None = Field(description="of the encodings")
+
+
+class Metrics_(BaseModel):
+    model_config = ConfigDict(title="Metrics")
+    mae: float | None = Field(description="in currency")
+    rmse: float | None = Field(description="in currency")
+    r2: float | None
+    mdape_pct: float | None
+    n: int
+
+
+class Version(BaseModel):
+    alias: Literal["champion", "challenger"]
+    model_version: str
+    trained_from: dt.date | None
+    trained_through: dt.date | None
+    created_at: dt.datetime
+    n_train: int
+    eval: Metrics_
+    features: list[str]
+    model_sha256: str
+    data_fingerprint: str
+
+
+class ModelInfo(BaseModel):
+    dataset: str
+    title: str
+    currency: str
+    promotion: Literal["auto", "manual", "canary"]
+    versions: list[Version]
+    snapshot: PublishedSnapshot
+
+
+class Health(BaseModel):
+    status: Literal["ok"]
+
+
+class Swap(BaseModel):
+    state: Literal["ok", "failed"]
+    reason: str | None = Field(description="why the newest snapshot or its challenger does not answer")
+
+
+class Ready(BaseModel):
+    status: Literal["ready"]
+    model_version: str
+    challenger: str | None
+    snapshot: PublishedSnapshot
+    swap: Swap
+
+
 class Accepted(BaseModel):
     request_id: str
     accepted: int = Field(description="prices that are on disk now")

@@ -23,7 +23,7 @@ from ml.serving.engine import Engine
 from ml.serving.example import example_row
 from ml.serving.middleware import OPEN, SCOPES
 from ml.serving.problems import ProblemError, without_paths
-from ml.serving.schemas import _date, schemas
+from ml.serving.schemas import BatchPredictions, ModelInfo, Ready, _date, schemas
 from ml.serving.security import Guard, KeyFileError, new_key
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import Snapshot
@@ -290,6 +290,23 @@ def test_the_document_has_the_contracts_columns_units_ranges_and_values(api: Api
     assert row["flat_type"]["enum"][0] == "1 ROOM"
     assert "resale_price" not in row
     assert "/docs" not in document["paths"]
+
+
+# a client is generated from it
+def test_the_document_says_what_every_answer_holds(api: Api) -> None:
+    document = api.client.get("/openapi.json").json()
+    answers = {
+        path: content["schema"]
+        for path, operations in document["paths"].items()
+        for operation in operations.values()
+        for status, answer in operation["responses"].items()
+        for media_type, content in answer.get("content", {}).items()
+        if status.startswith("2") and media_type == "application/json"
+    }
+    assert answers.keys() == (SCOPES.keys() | {"/health", "/ready"}) - {"/metrics"}
+    assert all("$ref" in schema for schema in answers.values()), answers
+    for path, known in (("/v1/predictions", BatchPredictions), ("/v1/model-info", ModelInfo), ("/ready", Ready)):
+        known.model_validate_json(api.client.get(path).content, extra="forbid")
 
 
 # without the network the page would be blank, and with it another host would learn who reads it
