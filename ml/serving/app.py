@@ -23,18 +23,16 @@ from ml.serving.middleware import DOCS, Gate
 from ml.serving.openapi import document_of
 from ml.serving.presented import merged, presented, reason_of
 from ml.serving.problems import MEDIA_TYPE, TITLES, ProblemError, problem
-from ml.serving.schemas import (
+from ml.serving.responses import (
     Accepted,
     BatchPredictions,
     Explanations,
     Health,
     ModelInfo,
-    Page,
     Predictions,
     Ready,
-    Schemas,
-    schemas,
 )
+from ml.serving.schemas import Page, Schemas, schemas
 from ml.serving.security import Guard
 from ml.serving.service import BATCH_ROWS, Service
 from ml.serving.settings import ApiSettings

@@ -23,7 +23,8 @@ from ml.serving.engine import Engine
 from ml.serving.example import example_row
 from ml.serving.middleware import OPEN, SCOPES
 from ml.serving.problems import ProblemError, without_paths
-from ml.serving.schemas import BatchPredictions, ModelInfo, Ready, _date, schemas
+from ml.serving.responses import BatchPredictions, ModelInfo, Ready
+from ml.serving.schemas import _date, schemas
 from ml.serving.security import Guard, KeyFileError, new_key
 from ml.serving.settings import ApiSettings
 from ml.serving.snapshot import Snapshot
