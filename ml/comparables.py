@@ -20,7 +20,7 @@ import xgboost as xgb
 
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract, add_months
-from ml.warehouse import quoted
+from ml.warehouse import in_order, quoted
 
 PER_ROW = 5
 #: Older sales say little of today's market, and every month of history costs as much as the last.
@@ -160,22 +160,23 @@ def _read(
     parameters: dict[str, str] | None = None,
 ) -> Homes:
     features = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
-    reader = connection.execute(
-        f"""
-        with market as ({_market(contract)})
-        select f.observation_id, f.month, coalesce(f.area, 'unknown') as area, f.price, market.level as market,
-            {features}
-        from (select * from features.features where {condition}) as f
-        left join market on least(f.month, (select max(month) from market)) = market.month
-        order by area, f.month desc, f.observation_id
-        """,
-        parameters or {},
-    ).to_arrow_reader(BATCH_ROWS)
     rows, leaves = [], [leaves_of(bundle, np.empty((0, len(bundle.features_used)), dtype=np.float32))]
-    for batch in reader:
-        rows.append(batch.select(["observation_id", "month", "area", "price", "market"]))
-        x = feature_matrix(batch, bundle.features_used)
-        leaves.append(leaves_of(bundle, x))
+    with in_order(connection):
+        reader = connection.execute(
+            f"""
+            with market as ({_market(contract)})
+            select f.observation_id, f.month, coalesce(f.area, 'unknown') as area, f.price, market.level as market,
+                {features}
+            from (select * from features.features where {condition}) as f
+            left join market on least(f.month, (select max(month) from market)) = market.month
+            order by area, f.month desc, f.observation_id
+            """,
+            parameters or {},
+        ).to_arrow_reader(BATCH_ROWS)
+        for batch in reader:
+            rows.append(batch.select(["observation_id", "month", "area", "price", "market"]))
+            x = feature_matrix(batch, bundle.features_used)
+            leaves.append(leaves_of(bundle, x))
     schema = pa.schema([reader.schema.field(n) for n in ("observation_id", "month", "area", "price", "market")])
     return Homes(pa.Table.from_batches(rows, schema), np.concatenate(leaves))
 

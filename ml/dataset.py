@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ml.bundle import feature_matrix
 from ml.contract import Contract, add_months, month_date
-from ml.warehouse import quoted
+from ml.warehouse import in_order, quoted
 
 BATCH_ROWS = 16_384  # a batch and its part of the matrix stay in the processor's cache
 
@@ -151,22 +151,23 @@ def read(connection: duckdb.DuckDBPyConnection, selection: Selection) -> Trainin
     x = np.empty((n, len(selection.features)), dtype=np.float32)
     target = np.empty(n, dtype=np.float32)
     wanted = ", ".join(quoted(name) for name in (*EVAL_COLUMNS, "target", *selection.features))
-    reader = connection.execute(
-        f"select {wanted} from ({_parts(selection.window)}) order by part, month, observation_id"
-    ).to_arrow_reader(BATCH_ROWS)
     kept: list[pa.RecordBatch] = []
     fitted: list[pa.RecordBatch] = []
     done, step = 0, _step(selection)
-    for batch in reader:
-        rows = slice(done, done + batch.num_rows)
-        feature_matrix(batch, selection.features, x[rows])
-        target[rows] = batch.column("target").to_numpy(zero_copy_only=False)
-        first = max(0, selection.n_train - done)
-        chosen = pa.array(range(-done % step, min(first, batch.num_rows), step), pa.int64())
-        fitted.append(batch.select(FITTED_COLUMNS).take(chosen))
-        if first < batch.num_rows:
-            kept.append(batch.slice(first).select(EVAL_COLUMNS))
-        done += batch.num_rows
+    with in_order(connection):
+        reader = connection.execute(
+            f"select {wanted} from ({_parts(selection.window)}) order by part, month, observation_id"
+        ).to_arrow_reader(BATCH_ROWS)
+        for batch in reader:
+            rows = slice(done, done + batch.num_rows)
+            feature_matrix(batch, selection.features, x[rows])
+            target[rows] = batch.column("target").to_numpy(zero_copy_only=False)
+            first = max(0, selection.n_train - done)
+            chosen = pa.array(range(-done % step, min(first, batch.num_rows), step), pa.int64())
+            fitted.append(batch.select(FITTED_COLUMNS).take(chosen))
+            if first < batch.num_rows:
+                kept.append(batch.slice(first).select(EVAL_COLUMNS))
+            done += batch.num_rows
     return TrainingData(selection, x, target, pa.Table.from_batches(kept), pa.Table.from_batches(fitted))
 
 

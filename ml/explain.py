@@ -24,7 +24,7 @@ from ml.registry import ModelVersion, challenger, champion, load_bundle
 from ml.score import FINGERPRINT, scorable_months
 from ml.settings import Settings
 from ml.treeshap import shap_values
-from ml.warehouse import months_in, quoted, transaction
+from ml.warehouse import in_order, months_in, quoted, transaction
 
 BLOCK_ROWS = 65_536  # explained at a time: what is prepared of each tree serves them all
 #: Predictions that keep their reasons while a month is explained.
@@ -166,15 +166,17 @@ def _read(
 ) -> pa.Table:
     """Features of the version's predictions of some months, month by month."""
     columns = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
-    return connection.execute(
-        f"""
-        select p.observation_id, p.built_through_batch, f.target_offset, coalesce(p.recent_error, 0) as recent_error,
-            p.predicted_price, p.built_through_batch is distinct from f.built_through_batch as stands, {columns}
-        from ({_to_explain(version, months)}) as p
-        inner join features.features as f on p.observation_id = f.observation_id
-        order by p.month, p.observation_id
-        """
-    ).to_arrow_table()
+    with in_order(connection):
+        return connection.execute(
+            f"""
+            select p.observation_id, p.built_through_batch, f.target_offset, p.predicted_price,
+                coalesce(p.recent_error, 0) as recent_error,
+                p.built_through_batch is distinct from f.built_through_batch as stands, {columns}
+            from ({_to_explain(version, months)}) as p
+            inner join features.features as f on p.observation_id = f.observation_id
+            order by p.month, p.observation_id
+            """
+        ).to_arrow_table()
 
 
 def _explained(version: ModelVersion) -> str:

@@ -18,7 +18,7 @@ from ml.evaluate import accuracy
 from ml.params import Params
 from ml.settings import nothing_built
 from ml.train import Boosted, boost
-from ml.warehouse import is_built, quoted
+from ml.warehouse import in_order, is_built, quoted
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,18 @@ def numbers(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[i
 def read(connection: duckdb.DuckDBPyConnection, contract: Contract, number: int) -> Fold:
     """Rows of one fold, ordered by role, month and observation_id."""
     features = tuple(contract.features)
-    rows = connection.execute(
-        f"""
-        select m.role, d.month, d.target, d.target_offset, d.price, d.persistence_price,
-            {", ".join("d." + quoted(name) for name in features)}
-        from training.int_fold_members as m
-        inner join training.training_dataset as d on m.observation_id = d.observation_id
-        where m.fold = ? and m.role <> 'gap' and d.target is not null
-        order by case m.role when 'train' then 0 when 'eval' then 1 else 2 end, d.month, d.observation_id
-        """,
-        [number],
-    ).to_arrow_table()
+    with in_order(connection):
+        rows = connection.execute(
+            f"""
+            select m.role, d.month, d.target, d.target_offset, d.price, d.persistence_price,
+                {", ".join("d." + quoted(name) for name in features)}
+            from training.int_fold_members as m
+            inner join training.training_dataset as d on m.observation_id = d.observation_id
+            where m.fold = ? and m.role <> 'gap' and d.target is not null
+            order by case m.role when 'train' then 0 when 'eval' then 1 else 2 end, d.month, d.observation_id
+            """,
+            [number],
+        ).to_arrow_table()
     counts = dict(zip(*np.unique(rows["role"].to_numpy(), return_counts=True), strict=True))
     months = rows["month"].to_pylist()
     tested = months[-int(counts["test"]) :]

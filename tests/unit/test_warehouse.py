@@ -1,0 +1,29 @@
+"""The connection to the working warehouse."""
+
+from pathlib import Path
+
+import duckdb
+
+from ml.settings import Settings
+from ml.warehouse import connect, in_order
+
+
+def test_rows_read_in_order_come_in_order_also_where_tables_need_not_keep_theirs(tmp_path: Path) -> None:
+    with connect(Settings(home=tmp_path, threads=2)) as connection:
+        connection.execute("create table homes as select md5(i::text) as id from range(300_000) as r (i)")
+        with in_order(connection):
+            result = connection.execute("select id from homes order by id")
+            ids = [batch.column("id") for batch in result.to_arrow_reader(16_384)]
+        setting = connection.execute("select current_setting('preserve_insertion_order')").fetchone()
+
+    read = [text for column in ids for text in column.to_pylist()]
+    assert len(read) == 300_000
+    assert read == sorted(read)
+    assert setting == (False,)
+
+
+def test_a_connection_that_keeps_its_order_may_have_its_settings_locked() -> None:
+    with duckdb.connect() as connection:
+        connection.execute("set lock_configuration = true")
+        with in_order(connection):
+            assert connection.execute("select 1").fetchall() == [(1,)]
