@@ -47,7 +47,7 @@ class _Commands(TyperGroup):
 def _is_interrupt(error: BaseException) -> bool:
     # by name, because importing Dagster takes a second. A step that was struck tells no more than its error's name
     raised = ("KeyboardInterrupt", "DagsterExecutionInterruptedError", "InterruptException")
-    return type(error).__name__ in raised or str(error).rstrip(": ").endswith(
+    return type(error).__name__ in raised or str(error).rstrip(": \n").endswith(
         (*raised, "Query interrupted", "INTERRUPT Error: Interrupted!")
     )
 

@@ -164,7 +164,7 @@ def _read(
     with in_order(connection):
         reader = connection.execute(
             f"""
-            with market as ({_market(contract)})
+            with market as materialized ({_market(contract)})
             select f.observation_id, f.month, coalesce(f.area, 'unknown') as area, f.price, market.level as market,
                 {features}
             from (select * from features.features where {condition}) as f

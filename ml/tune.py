@@ -179,14 +179,14 @@ def _study(
 
 def _content(connection: duckdb.DuckDBPyConnection, contract: Contract) -> str:
     """Digest of the folds' rows, labels and features."""
-    found = connection.execute(
+    [found] = connection.execute(
         """
         select count(*), sum(hash(m.fold, m.role, d))
         from training.int_fold_members as m
         inner join (select * exclude (built_through_batch) from training.training_dataset) as d
             on m.observation_id = d.observation_id
         """
-    ).fetchone()
+    ).fetchall()
     return hashlib.sha256(json.dumps([found, contract.features], default=str).encode()).hexdigest()[:12]
 
 

@@ -16,7 +16,7 @@ import pytest
 from dagster_project.transform.dbt import run_dbt
 from ml.contract import Contract, load
 from ml.settings import PROJECT_ROOT, QUIET, Settings
-from ml.warehouse import connect, create_tables
+from ml.warehouse import connect, create_tables, in_order
 from tests import factories
 from tests.prepared import Command
 
@@ -84,7 +84,7 @@ class Home:
         self.dbt("build", "--exclude-resource-type", "unit_test", "--select", *layers, *arguments)
 
     def query(self, sql: str) -> pa.Table:
-        with connect(self.settings, read_only=True) as connection:
+        with connect(self.settings, read_only=True) as connection, in_order(connection):
             return connection.execute(sql).to_arrow_table()
 
     def one(self, sql: str) -> object:

@@ -286,9 +286,10 @@ def _literal(text: str) -> str:
 
 
 def _first_word(text: str) -> str:
-    [(start, _), *rest] = duckdb.tokenize(text)
+    # DuckDB 2.0 counts comments as tokens
+    [start, *rest] = [at for at, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
     raw = text.encode()
-    return raw[start : rest[0][0] if rest else len(raw)].decode().split()[0].upper()
+    return raw[start : rest[0] if rest else len(raw)].decode().split()[0].upper()
 
 
 if __name__ == "__main__":

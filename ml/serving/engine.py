@@ -291,17 +291,20 @@ class _Known:
             for i, value in enumerate(listed(checked[name])):
                 if value not in known:
                     tell(i, f"unseen_{name}", name, f"the model has not seen this {name}")
+        unused = set()
         for i in np.flatnonzero(pc.list_value_length(checked["labels"]).to_numpy() > 0):  # pyright: ignore
             for label in checked["labels"][int(i)].as_py():
                 field, _, problem = label.partition(":")
                 tell(int(i), problem, field, f"the value of {field} is not used: {problem.replace('_', ' ')}")
+                unused.add((i, field))
         numbers = x[:, [self._place[n] for n in self._numbers]]
         for i, j in zip(*np.nonzero((numbers < self._low) | (numbers > self._high)), strict=True):
             low, high = self._low[j], self._high[j]
             tell(i, "outside_training_range", self._numbers[j], f"the model learned from {low:g} to {high:g}")
         missing = np.isnan(x[:, [self._place[n] for n in self._optional]])
         for i, j in zip(*np.nonzero(missing), strict=True):
-            tell(i, "missing_feature", self._optional[j], "not given; the model does without it")
+            if (i, self._optional[j]) not in unused:
+                tell(i, "missing_feature", self._optional[j], "not given; the model does without it")
         for i, (month, used) in enumerate(zip(months, encoded, strict=True)):
             if month and used and month > used and newest:
                 tell(i, "older_encodings", "month", f"prices are known up to the month before {newest:%Y-%m}")

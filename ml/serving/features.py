@@ -112,6 +112,8 @@ class Cut:
                 raise BundleError(f"features_as_of joins {join[1]} in a way that the API does not know")
             lookups.append(Lookup(join[1], by[2], f"({by[3]})::date", by[4]))
             tail = tail[: join.start()] + tail[end:]
+        while "(keyed)" in tail:  # DuckDB 2.0 writes each join in brackets
+            tail = tail.replace("(keyed)", "keyed")
         if not encoded or not joined or keyed < 0 or " JOIN unseen " in tail or " encodings AS " in tail:
             raise BundleError("features_as_of is built in a way that the API does not know")
         return cls(

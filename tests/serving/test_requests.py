@@ -80,6 +80,7 @@ def test_warnings_tell_what_the_model_has_not_seen(api: Api, example: dict[str, 
         ("out_of_range", "lease_commence_year"),
         ("missing_feature", "latitude"),
     } <= told
+    assert ("missing_feature", "lease_commence_year") not in told  # it was given, and is told to be out of range
     known = api.client.post("/v1/predict", json=example).json()["predictions"][0]["warnings"]
     assert "unseen_area" not in {w["code"] for w in known}
 

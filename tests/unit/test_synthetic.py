@@ -39,7 +39,7 @@ def panel(file: Path) -> duckdb.DuckDBPyConnection:
 
 
 def one(panel: duckdb.DuckDBPyConnection, expression: str, of: str = "panel") -> float:
-    row = panel.sql(f"select {expression} from {of}").fetchone()
+    row = panel.execute(f"select {expression} from {of}").fetchone()
     assert row
     return float(row[0])
 
@@ -62,8 +62,8 @@ def test_header_types_and_metros_are_those_of_the_real_sample(panel: duckdb.Duck
         zip(panel.table("panel").columns, panel.table("panel").types, strict=True)
     )
     names = "select distinct city, trim(city_full) from"
-    ours = panel.sql(f"{names} panel where upper(city_full) <> city_full").fetchall()
-    assert set(ours) == set(panel.sql(f"{names} read_csv('{REAL}')").fetchall())
+    ours = panel.execute(f"{names} panel where upper(city_full) <> city_full").fetchall()
+    assert set(ours) == set(panel.execute(f"{names} read_csv('{REAL}')").fetchall())
 
 
 def test_the_same_rows_and_seed_give_the_same_bytes_and_another_seed_others(file: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_same_rows_and_seed_give_the_same_bytes_and_another_seed_others(file
 
 def test_every_zip_code_has_each_month_but_one_that_enters_late(panel: duckdb.DuckDBPyConnection) -> None:
     months = [
-        row[0] for row in panel.sql("select count(distinct date) n from panel group by zipcode order by n").fetchall()
+        row[0] for row in panel.execute("select count(distinct date) n from panel group by zipcode order by n").fetchall()
     ]
     assert set(months[1:]) == {142}
     assert one(panel, "count(distinct date)") == 142
@@ -112,11 +112,11 @@ def test_rows_seen_twice_are_as_many_as_stated_equal_or_corrected(panel: duckdb.
 
 def test_census_is_constant_within_a_year(panel: duckdb.DuckDBPyConnection) -> None:
     varied = 'from panel group by zipcode, year having count(distinct "Median Home Value") > 1'
-    assert panel.sql(f"select 1 {varied}").fetchall() == []
+    assert panel.execute(f"select 1 {varied}").fetchall() == []
 
 
 def test_new_england_zip_codes_lost_their_leading_zero(panel: duckdb.DuckDBPyConnection) -> None:
-    boston = panel.sql("select distinct zipcode from text where city = 'BOS'").fetchall()
+    boston = panel.execute("select distinct zipcode from text where city = 'BOS'").fetchall()
     assert boston
     assert {len(zipcode) for (zipcode,) in boston} == {4}
 

@@ -289,11 +289,12 @@ def test_nan_in_parquet_is_missing_in_numbers_and_in_texts(home) -> None:
         columns = {c: pa.array(values) if c == name else table[c] for c in table.column_names}
         pq.write_table(pa.table(columns), made.settings.landing / f"{name}.parquet")
 
-    land("median_dom", [1.5, math.nan, *map(float, table["median_dom"].to_pylist()[2:])])
+    land("median_dom", [1.5, math.nan, -math.nan, *map(float, table["median_dom"].to_pylist()[3:])])
     land("zipcode", [math.nan, *map(float, table["zipcode"].to_pylist()[1:])])
     found = run(made)
     assert [f.file for f in found.of("loaded")] == ["median_dom.parquet"]
-    assert made.query("select median_dom from raw.observations order by _row limit 2")[0].to_pylist() == ["1.5", None]
+    first = made.query("select median_dom from raw.observations order by _row limit 3")[0].to_pylist()
+    assert first == ["1.5", None, None]
     # the zip code is part of the key
     (refused,) = found.of("quarantined")
     assert refused.file == "zipcode.parquet" and "in 1 of" in (refused.reason or "")

@@ -284,7 +284,6 @@ def test_a_table_function_that_is_not_on_the_list_is_refused_wherever_it_stands(
     ("sql", "named"),
     [
         ("from pragma_database_list", "view pragma_database_list"),
-        ("pragma database_list", "view pragma_database_list"),
         ("from duckdb_databases", "view duckdb_databases"),
         ("select (select max(path) from system.main.DuckDB_Databases)", "view DuckDB_Databases"),
         ("from pg_catalog.pg_settings", "view pg_settings"),
