@@ -81,8 +81,11 @@ def test_warnings_tell_what_the_model_has_not_seen(api: Api, example: dict[str, 
         ("missing_feature", "latitude"),
     } <= told
     assert ("missing_feature", "lease_commence_year") not in told  # it was given, and is told to be out of range
-    known = api.client.post("/v1/predict", json=example).json()["predictions"][0]["warnings"]
-    assert "unseen_area" not in {w["code"] for w in known}
+    [known] = api.client.post("/v1/predict", json=example).json()["predictions"]
+    assert "unseen_area" not in {w["code"] for w in known["warnings"]}
+    # nor is it as sure of a place that it knows nothing of
+    [new] = api.client.post("/v1/predict", json={**example, "town": "NOWHERE BEFORE"}).json()["predictions"]
+    assert new["forecast_std_pct"] > 1.5 * known["forecast_std_pct"] and new["grade"] > known["grade"]
 
 
 def test_the_worked_example_is_of_a_place_that_the_model_knows(

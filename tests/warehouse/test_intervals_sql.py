@@ -38,7 +38,7 @@ MONTHS = 24
 
 
 def drawn() -> dict[str, np.ndarray]:
-    """Two areas, 24 months from 2021-01; the last month has no prices yet."""
+    """Two areas, 24 months from 2021-01; the last month has no prices yet, and homes of a third area."""
     rng = np.random.default_rng(11)
     month = rng.integers(0, MONTHS, N)
     area = rng.integers(0, 2, N)
@@ -47,6 +47,7 @@ def drawn() -> dict[str, np.ndarray]:
     spread = 0.03 * np.where(area == 1, 2.5, 1.0) * np.where(history_n == 0, 1.6, 1.0)
     actual = predicted * np.exp(rng.normal(0, spread))
     actual[month == MONTHS - 1] = np.nan
+    area[(month == MONTHS - 1) & (np.arange(N) % 10 == 0)] = 2
     persistence = predicted * np.exp(rng.normal(0, 0.1, N))
     persistence[history_n == 0] = np.nan
     return {
@@ -110,7 +111,7 @@ def twin(rows: dict[str, np.ndarray], month: int) -> tuple[np.ndarray, dict[str,
     overall = error[known].mean()
     scale = np.full(N, overall)
     for trait in traits:
-        factor = np.ones(N)
+        factor = np.full(N, 2.83 if trait is rows["area"] else 1.0)
         for value in np.unique(trait):
             members = known & (trait == value)
             n = members.sum()
