@@ -75,9 +75,8 @@ def test_the_same_rows_and_seed_give_the_same_bytes_and_another_seed_others(file
 
 
 def test_every_zip_code_has_each_month_but_one_that_enters_late(panel: duckdb.DuckDBPyConnection) -> None:
-    months = [
-        row[0] for row in panel.execute("select count(distinct date) n from panel group by zipcode order by n").fetchall()
-    ]
+    counted = panel.execute("select count(distinct date) n from panel group by zipcode order by n").fetchall()
+    months = [n for (n,) in counted]
     assert set(months[1:]) == {142}
     assert one(panel, "count(distinct date)") == 142
     assert one(panel, "count(distinct city)") == 30
