@@ -543,7 +543,7 @@ def waterfall(rows: Rows, *, currency: str) -> Figure:
     figure["layout"]["xaxis"] |= {
         "range": [low, max(ends) + 0.2 * span],
         "tickformat": "~s",
-        "title": _title(currency),
+        "title": _title(f"{currency}; the axis does not begin with 0" if low else currency),
     }
     figure["layout"] |= {"hovermode": "closest", "margin": {"l": 8, "r": 8, "t": 4, "b": 8}}
     return figure

@@ -408,7 +408,8 @@ worst as (
     select feature, max(value) as most, bool_or(status in ('warn', 'fail')) as drifted from drift
     group by feature order by drifted desc, most desc nulls last, feature limit 24
 )
-select drift.* from drift inner join worst on drift.feature = worst.feature
+select drift.*, (select count(distinct feature) from drift) as compared
+from drift inner join worst on drift.feature = worst.feature
 order by worst.drifted desc, worst.most desc nulls last, drift.feature, drift.month
 """
 ERROR_ESTIMATES = """

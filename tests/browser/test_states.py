@@ -202,8 +202,19 @@ def test_rows_that_add_up_do_not_make_a_model_healthy(changed: Publish) -> None:
     words = overview()
     assert "healthy" not in words and "Nothing can be judged yet" in words
     assert "Too few prices of scored homes are known for any of the 13 checks of the model." in words
-    changed(judged.format("'median_ratio'"))
-    assert "The model is healthy" in overview()
+    changed(judged.format("'median_ratio', 'unpriced_pct'"))
+    words = overview()
+    assert "The model is healthy" in words and "All 2 checks that can be judged pass." in words
+
+
+def test_a_decision_to_train_again_is_shown_however_long_ago(changed: Publish) -> None:
+    hold = "update monitoring.retrain_decisions set decision = 'hold', reasons = []"
+    changed(hold)
+    assert "Below the newest" not in overview()
+    oldest = "month = (select min(month) from monitoring.served_months)"
+    changed(f"{hold}; update monitoring.retrain_decisions set decision = 'retrain', reasons = ['drift'] where {oldest}")
+    words = overview()
+    assert "Below the newest stand earlier ones" in words and "<td>retrain (drift)</td>" in words
 
 
 def test_answers_of_the_api_do_not_stand_in_for_the_monthly_scoring(changed: Publish) -> None:
@@ -240,6 +251,7 @@ def test_drift_that_nobody_can_judge_is_not_called_within_its_limits(changed: Pu
     assert re.search(r"All \d+ shown that can be judged are within their limits. \d+ more have too few rows", words)
     words = shown(changed(some.format("'fail' else 'pass'")), "monitoring")
     assert re.search(r"\d+ of \d+ shown are outside their limits, 0 of them in", words)
+    assert "Shown are the 24 features that drift most, of 48." in words
 
 
 def test_months_are_spoken_of_only_where_there_are_dates(changed: Publish) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 import streamlit as st
@@ -156,8 +157,9 @@ def _lineage(page: Page) -> None:
     boxes = []
     for name, about in WAY:
         url = f"{page.options.dagster_url}/assets/{name.replace('.', '/')}"
+        breakable = re.sub(r"([._])", r"\1<wbr>", escape(name))
         boxes.append(
-            f'<a class="h-tile" href="{escape(url)}" target="_blank" rel="noreferrer"><b>{escape(name)}</b>'
+            f'<a class="h-tile" href="{escape(url)}" target="_blank" rel="noreferrer"><b>{breakable}</b>'
             f"<strong>{number(counts.get(name))}</strong><small>{escape(about)}</small></a>"
         )
     st.html(f'<div class="h-tiles h-way">{"".join(boxes)}</div>')

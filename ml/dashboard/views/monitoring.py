@@ -170,6 +170,9 @@ def _drift_in_words(page: Page, rows: list[Row]) -> str:
     if not judged:
         return "Too few rows to judge: nothing is known of drift yet."
     rest = f" {few} more have too few rows to judge." if few else ""
+    shown, compared = len({r["feature"] for r in rows}), rows[0]["compared"]
+    if shown < compared:
+        rest += f" Shown are the {shown} features that drift most, of {compared}."
     if not bad:
         return f"All {len(judged)} shown that can be judged are within their limits.{rest}"
     newest = max(r["month"] for r in rows)

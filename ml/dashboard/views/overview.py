@@ -30,6 +30,10 @@ CHECKS = {
 }
 #: Checks of rows, not of the model: that none is lost and each has a price does not make the prices good.
 OF_ROWS = {"unreconciled_rows", "reconciliation", "unpriced_pct"}
+#: Decisions that ask for something to be done.
+ASKING = {"retrain", "needs_human"}
+#: Months of decisions that are shown, and as many earlier ones of those.
+RECENT = 6
 
 
 def render(page: Page) -> None:
@@ -84,15 +88,15 @@ def _verdict(page: Page, checks: list[Row]) -> None:
         by_status.setdefault(check["status"], []).append(check["name"].split(":")[0])
     failed, warned = (by_status.get(s, []) for s in ("fail", "warn"))
     of_model = [c["status"] for c in own if c["check_name"] not in OF_ROWS]
-    passed = of_model.count("pass")
     before = sorted({c["model_version"] for c in checks if not c["is_own"]})
     if failed:
         text = f"Failing: {', '.join(failed)}." + (f" Warning: {', '.join(warned)}." if warned else "")
         banner("fail", "The model needs attention", f"{text} The checks below say since when; Monitoring shows where.")
     elif warned:
         banner("warn", "Good, with warnings", f"Outside its limits: {', '.join(warned)}. Nothing fails.")
-    elif passed:
-        banner("pass", "The model is healthy", f"All {passed} checks of it that can be judged pass.")
+    elif "pass" in of_model:
+        passed = sum(c["status"] == "pass" for c in own)
+        banner("pass", "The model is healthy", f"All {passed} checks that can be judged pass.")
     elif before:
         text = f"No price is known yet of a month that it served. The checks below are of {', '.join(before)}."
         banner("insufficient_data", f"{page.champion['model_version']} cannot be judged yet", text)
@@ -187,7 +191,7 @@ def decisions(page: Page) -> list[Row]:
     return [
         r | {"text": f"{r['model_version']}: {_said(r)}"}
         for r in page.snapshot.rows(queries.DECISIONS)
-        if r["decision"] in {"retrain", "needs_human"}
+        if r["decision"] in ASKING
     ]
 
 
@@ -242,11 +246,15 @@ def _lately(page: Page) -> None:
 def _decision(page: Page) -> None:
     if not page.snapshot.has("monitoring.retrain_decisions", "months_since_training"):
         return
-    rows = page.snapshot.rows(queries.DECISIONS)[:6]
-    if not rows:
+    newest_first = page.snapshot.rows(queries.DECISIONS)
+    if not newest_first:
         return
+    earlier = [r for r in newest_first[RECENT:] if r["decision"] in ASKING][:RECENT]
+    rows = newest_first[:RECENT] + earlier
     section(
-        "Should it be trained again?", "One decision a month, from what was known then; retrain is acted upon once."
+        "Should it be trained again?",
+        "One decision a month, from what was known then; retrain is acted upon once."
+        + (" Below the newest stand earlier ones that asked for something." if earlier else ""),
     )
     columns = [Column("month", "Month"), Column("model_version", "Version"), Column("said", "Decision")]
     columns += [Column("mdape_pct", "Median error, %", 2), Column("new_labels", "New prices", 0)]
