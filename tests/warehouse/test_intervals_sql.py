@@ -22,6 +22,9 @@ select 1 as _batch, id as observation_id, month, area, actual as price, is_valid
     case when month < date '2021-07-01' then 'eval' else 'holdout' end as split, target_offset, persistence_price,
     history_n
 from drawn;
+insert into features.features by name
+select 1 as _batch, 'learned' as observation_id, date '2020-03-01' as month, 'Area 3' as area, 1e5 as price,
+    true as is_price_valid, 'train' as split;
 insert into predictions.predictions by name
 select id as observation_id, 'v1' as model_version, 'model' as kind,
     case when month < date '2021-07-01' then 'eval' when actual is null then 'to_score' else 'holdout' end as split,
@@ -38,7 +41,8 @@ MONTHS = 24
 
 
 def drawn() -> dict[str, np.ndarray]:
-    """Two areas, 24 months from 2021-01; the last month has no prices yet, and homes of a third area."""
+    """Two areas, 24 months from 2021-01; the last month has no prices yet, and homes of a third area and of a fourth,
+    which the version learned from before."""
     rng = np.random.default_rng(11)
     month = rng.integers(0, MONTHS, N)
     area = rng.integers(0, 2, N)
@@ -48,6 +52,7 @@ def drawn() -> dict[str, np.ndarray]:
     actual = predicted * np.exp(rng.normal(0, spread))
     actual[month == MONTHS - 1] = np.nan
     area[(month == MONTHS - 1) & (np.arange(N) % 10 == 0)] = 2
+    area[(month == MONTHS - 1) & (np.arange(N) % 10 == 1)] = 3
     persistence = predicted * np.exp(rng.normal(0, 0.1, N))
     persistence[history_n == 0] = np.nan
     return {
@@ -111,7 +116,7 @@ def twin(rows: dict[str, np.ndarray], month: int) -> tuple[np.ndarray, dict[str,
     overall = error[known].mean()
     scale = np.full(N, overall)
     for trait in traits:
-        factor = np.full(N, 2.83 if trait is rows["area"] else 1.0)
+        factor = np.where(rows["area"] == 2, 2.83, 1.0) if trait is rows["area"] else np.ones(N)
         for value in np.unique(trait):
             members = known & (trait == value)
             n = members.sum()

@@ -6,8 +6,8 @@
 {% macro interval_traits() %}{{ return(['history', 'surprise', 'rarity', 'area']) }}{% endmacro %}
 
 {#
-  Factor of a class that no error is known of: 1, but for an area, which the model has not seen either. Six towns of
-  hdb hidden until 2021-01, and six others, had 2.83 times the error that their other traits let expect
+  Factor of a class that interval_calibration has no row of: 1, but for an area, which the version then never met. Six
+  towns of hdb hidden until 2021-01, and six others, had 2.83 times the error that their other traits let expect
   (docs/experiments.md, 2026-11-30).
 #}
 {% macro unknown_factor(trait) %}{{ return(2.83 if trait == 'area' else 1) }}{% endmacro %}

@@ -46,7 +46,8 @@ final as (
         latest.known_from,
         latest.known_through,
         concat_ws(
-            ' ', latest.model_version, latest.month, {{ joined_text('known.fingerprint', 'known.month') }}
+            -- the edition of interval_calibration: what an older one made is made again
+            ' ', '2', latest.model_version, latest.month, {{ joined_text('known.fingerprint', 'known.month') }}
         ) as fingerprint
     from latest
     inner join known

@@ -85,6 +85,37 @@ ranked as (
     from scaled_{{ interval_traits() | length }}
 ),
 
+-- Areas that the version learned from: those without a known error are average ones (n = 0, factor 1), so that only an
+-- area which is new to the model is none of this table.
+model_versions as (
+    select * from {{ source('training', 'model_versions') }}
+),
+
+priced as (
+    select distinct
+        month,
+        split,
+        coalesce(area, 'unknown') as area
+    from {{ ref('features') }}
+    where price is not null
+),
+
+learned as (
+    select distinct
+        windows.model_version,
+        windows.month as known_in,
+        priced.area
+    from windows
+    inner join model_versions on windows.model_version = model_versions.model_version
+    inner join priced
+        on
+            {%- if contract().observed_on %}
+            priced.month <= model_versions.trained_through
+            {%- else %}
+            priced.split = 'train'
+            {%- endif %}
+),
+
 -- the smallest score that covers the share with one more row at hand; the largest where there are too few rows
 quantiles as (
     {%- for level in interval_levels() %}
@@ -120,6 +151,20 @@ together as (
         factor
     from by_{{ trait }}
     {%- endfor %}
+    union all
+    select
+        learned.model_version,
+        learned.known_in,
+        'area' as trait,
+        learned.area as class,
+        0 as n,
+        1 as factor
+    from learned
+    anti join by_area
+        on
+            learned.model_version = by_area.model_version
+            and learned.known_in = by_area.known_in
+            and learned.area = by_area.class
     union all
     select
         model_version,
