@@ -110,7 +110,7 @@ learned as (
     inner join priced
         on
             {%- if contract().observed_on %}
-            priced.month <= model_versions.trained_through
+            model_versions.trained_through >= priced.month
             {%- else %}
             priced.split = 'train'
             {%- endif %}
