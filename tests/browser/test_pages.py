@@ -255,6 +255,8 @@ def test_what_if_says_what_the_bundle_says_and_its_steps_lead_to_the_price(visit
     visit.open("what-if")
     visit.page.wait_for_selector(".h-tile", timeout=60_000)
     visit.settle()
+    month = visit.page.locator("[data-testid=stSelectbox]", has_text="Month").locator("input")
+    assert month.input_value() == f"{when:%b %Y}"
     # the bundle's price is bare
     price = answer["predicted_price"][0].as_py() * math.exp(_recent_error(dashboard, contract, row))
     assert visit.tiles()["Price"] == f"{contract.currency} {number(price)}"

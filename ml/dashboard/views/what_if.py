@@ -12,12 +12,14 @@ from ml.contract import Column as ContractColumn
 from ml.contract import add_months
 from ml.dashboard import charts, form
 from ml.dashboard.form import Field
-from ml.dashboard.page import Column, Page, banner, chart, head, nothing, plain, section, table, tiles
+from ml.dashboard.page import Column, Page, banner, chart, head, month_label, nothing, plain, section, table, tiles
 from ml.dashboard.snapshot import Row
 from ml.words import feature_label, number
 
 #: Inputs that stand open; the others wait behind a click with their plausible values.
 SHOWN = 8
+#: Months beyond the newest that can be asked for.
+AHEAD = 12
 #: Steps of the waterfall between price level and price; the rest is one step.
 STEPS = 9
 
@@ -97,8 +99,11 @@ def _form(page: Page, engine: Any) -> Row:
         locality = st.selectbox(_words(contract.locality), places, key=f"what locality {area}")
     observed = next((c for c in contract.columns if c.name == contract.observed_on and c.source), None)
     if observed:
-        first, last = date.fromisoformat(f"{contract.first_month}-01"), add_months(when.replace(day=1), 12)
-        chosen = st.date_input("Month", when, min_value=first, max_value=last, key="what date")
+        # newest first; a price is of a month, whatever its day
+        first, months = date.fromisoformat(f"{contract.first_month}-01"), [add_months(when, AHEAD)]
+        while months[-1] > first:
+            months.append(add_months(months[-1], -1))
+        chosen = st.selectbox("Month", months, AHEAD, format_func=month_label, key="what date")
         row[observed.name] = _day(observed, chosen)
     known = form.placed(contract, area, locality)
     found = _fields(snapshot.fingerprint, area, locality, when, page, engine)
