@@ -18,7 +18,7 @@ from dagster_project.raw.reading import literal, read
 from ml.contract import Contract
 from ml.registry import required_champion
 from ml.settings import Settings, nothing_built
-from ml.warehouse import connect, is_built, quoted, warehouse_lock
+from ml.warehouse import connect, in_order, is_built, quoted, warehouse_lock
 
 #: Standard deviation of a simulated price around the prediction, as a share of it.
 NOISE = 0.07
@@ -80,16 +80,17 @@ def answer(connection: duckdb.DuckDBPyConnection, file: str, path: Path, *, seed
     The same predictions and seed give the same prices.
     """
     version = required_champion(connection)
-    predicted = connection.execute(
-        """
-        select p.observation_id, p.predicted_price
-        from predictions.predictions as p
-        inner join intermediate.int_observations as o on p.observation_id = o.observation_id
-        where p.model_version = ? and o._file = ? and o.price is null and p.predicted_price > 0
-        order by p.observation_id
-        """,
-        [version.model_version, file],
-    ).to_arrow_table()
+    with in_order(connection):  # each price gets the noise of its place
+        predicted = connection.execute(
+            """
+            select p.observation_id, p.predicted_price
+            from predictions.predictions as p
+            inner join intermediate.int_observations as o on p.observation_id = o.observation_id
+            where p.model_version = ? and o._file = ? and o.price is null and p.predicted_price > 0
+            order by p.observation_id
+            """,
+            [version.model_version, file],
+        ).to_arrow_table()
     prices = predicted["predicted_price"].to_numpy()
     noise = np.random.default_rng(seed).standard_normal(len(prices)).clip(-3, 3)
     table = pa.table(

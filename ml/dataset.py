@@ -57,6 +57,8 @@ class Selection:
     n_eval_invalid: int
     median_price: float
     fingerprint: str
+    areas: tuple[str, ...]
+    """Areas that a model of it learns from, sorted; rows without one are of area ``unknown``."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: Tr
     )
     found = connection.execute(
         f"""
-        select part, count(*), min(month), median(price), sum(hash({columns})::hugeint)::varchar
+        select part, count(*), min(month), median(price), sum(hash({columns})::hugeint)::varchar,
+            list(distinct coalesce(area, 'unknown'))
         from ({_parts(window)}) group by part order by part
         """
     ).fetchall()
@@ -142,6 +145,7 @@ def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: Tr
         n_eval_invalid=n[2],
         median_price=parts[0][2],
         fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
+        areas=tuple(sorted({*parts[0][4], *(parts[1][4] if contract.split.refit else ())})),
     )
 
 

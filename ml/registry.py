@@ -37,7 +37,7 @@ from ml.params import Params
 from ml.params import load as load_params
 from ml.settings import PROJECT_ROOT, Settings
 from ml.train import Fit, Progress, fit
-from ml.warehouse import transaction, utc_now
+from ml.warehouse import in_order, transaction, utc_now
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -359,6 +359,7 @@ def _register(
         "git_commit": commit,
         "run_id": run.info.run_id,
         "model_uri": f"{run.info.artifact_uri}/model",
+        "learned_areas": list(selection.areas),
     }
     with tempfile.TemporaryDirectory(prefix="housing-") as temporary:
         folder = Path(temporary)
@@ -371,19 +372,20 @@ def _register(
         for document, content in documents.items():
             write_json(folder / "run" / document, content)
         client.log_artifacts(run.info.run_id, str(folder / "run"))
-        write_bundle(
-            folder / "bundle",
-            connection,
-            contract=contract.model_dump(mode="json"),
-            booster=booster,
-            linear=result.linear,
-            metadata={
-                "dataset": contract.name,
-                "features": list(selection.features),
-                "trained_through": _iso(selection.window.through),
-                "data_fingerprint": selection.fingerprint,
-            },
-        )
+        with in_order(connection):
+            write_bundle(
+                folder / "bundle",
+                connection,
+                contract=contract.model_dump(mode="json"),
+                booster=booster,
+                linear=result.linear,
+                metadata={
+                    "dataset": contract.name,
+                    "features": list(selection.features),
+                    "trained_through": _iso(selection.window.through),
+                    "data_fingerprint": selection.fingerprint,
+                },
+            )
         show("register the version", 0, 0)
         return _create_version(client, name, run, folder, verdict)
 
@@ -520,6 +522,11 @@ def _insert_version(
     connection.execute(
         f"insert into training.model_versions ({', '.join(columns)}) values ({', '.join('?' * len(columns))})",
         [row[name] for name in columns],
+    )
+    # versions of earlier releases did not write them down
+    connection.execute(
+        "insert into training.learned_areas select ?, unnest(?::varchar[])",
+        [row["model_version"], row.get("learned_areas", [])],
     )
     write_eval_predictions(connection, row["model_version"], eval_predictions, row["run_id"])
     write_fitted_values(connection, row["model_version"], fitted_values, row["run_id"])

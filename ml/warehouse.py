@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime
 
 import duckdb
@@ -46,6 +46,7 @@ create table if not exists training.model_versions (
     eval_mdape_pct double, eval_baseline_mae double, seed bigint, data_fingerprint varchar, training_key varchar,
     model_sha256 varchar, evaluated_sha256 varchar, git_commit varchar, run_id varchar, model_uri varchar
 );
+create table if not exists training.learned_areas (model_version varchar not null, area varchar not null);
 create table if not exists training.fitted_values (
     observation_id varchar not null, model_version varchar not null, kind varchar not null, split varchar not null,
     observed_on date, month date not null, area varchar, locality varchar, predicted_price double,
@@ -162,13 +163,18 @@ def in_order(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
     finish them, in spite of an ``order by`` (seen with 2.0.1; 1.5 doesn't). Other connections are left as they are.
     """
     row = connection.execute("select not current_setting('preserve_insertion_order')").fetchone()
-    if loose := bool(row and row[0]):
-        connection.execute("set preserve_insertion_order = true")
+    if not (row and row[0]):
+        yield
+        return
+    connection.execute("set preserve_insertion_order = true")
     try:
         yield
-    finally:
-        if loose:
+    except BaseException:
+        # a result that is still open, or a transaction that failed, forbids it, and must not hide the error
+        with suppress(duckdb.Error):
             connection.execute("set preserve_insertion_order = false")
+        raise
+    connection.execute("set preserve_insertion_order = false")
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:

@@ -135,12 +135,14 @@ def run(request: Request) -> tuple[pa.Table, bool]:
                 raise Refused(f"the result is larger than {MAX_BYTES >> 20} MB; select fewer columns, or aggregate")
             if rows > request["max_rows"]:
                 break
+        schema = reader.schema
+        reader.close()  # an open result would keep the connection to itself
     except duckdb.CatalogException as error:
         if "Table with name" not in str(error):
             raise
         missing = sentence(error, request).split("!")[0]
         raise Refused(f"{missing}; the tables are: {', '.join(tables(connection))}") from None
-    table = pa.Table.from_batches(batches, reader.schema).slice(0, request["max_rows"])
+    table = pa.Table.from_batches(batches, schema).slice(0, request["max_rows"])
     columns = [as_text(connection, column) if is_beyond_python(column) else column for column in table.columns]
     return pa.table(columns, names=names), rows > request["max_rows"]
 
@@ -202,7 +204,7 @@ def checked(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement
 def explained(connection: duckdb.DuckDBPyConnection, text: str) -> str:
     """What stands behind EXPLAIN or EXPLAIN ANALYZE, when it is one SELECT. Raises Refused otherwise."""
     raw = text.encode()
-    starts = [offset for offset, _ in duckdb.tokenize(text)] + [len(raw)]
+    starts = [*_tokens(text), len(raw)]
     words = [raw[a:b].split(maxsplit=1)[0].lower() for a, b in pairwise(starts)]
     inner = raw[starts[2 if words[1:2] == [b"analyze"] else 1] :].decode()
     try:
@@ -285,9 +287,13 @@ def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def _tokens(text: str) -> list[int]:
+    """Where each word begins. DuckDB 2.0 counts comments among them."""
+    return [start for start, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+
+
 def _first_word(text: str) -> str:
-    # DuckDB 2.0 counts comments as tokens
-    [start, *rest] = [at for at, kind in duckdb.tokenize(text) if kind != duckdb.token_type.comment]
+    [start, *rest] = _tokens(text)
     raw = text.encode()
     return raw[start : rest[0] if rest else len(raw)].decode().split()[0].upper()
 

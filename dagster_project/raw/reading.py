@@ -113,7 +113,12 @@ def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, contract: C
             f"{_text_of(name, kind, contract.sources.get(name.strip()))} as {quoted(name.strip())}"
             for name, kind in kinds.items()
         ]
-        return _stage(connection, f"select {', '.join(texts)} from {source}", staged, headers)
+        # DuckDB 2.0.1 believes statistics of Parquet that leave NaN out, and takes isnan() for false
+        connection.execute("set disabled_optimizers = 'statistics_propagation'")
+        try:
+            return _stage(connection, f"select {', '.join(texts)} from {source}", staged, headers)
+        finally:
+            connection.execute("reset disabled_optimizers")
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
@@ -160,9 +165,8 @@ def _text_of(name: str, kind: str, column: Column | None) -> str:
         # a zip code that pandas stored as 2139.0, because another row had none
         whole = f"isfinite({value}) and {value} = trunc({value})"
         text = f"case when {whole} then printf('%.0f', {value}) else {text} end"
-    # nor is NaN more than pandas' word for a missing number. Told by its text, because DuckDB 2.0.1 believes statistics
-    # of Parquet that leave NaN out, and takes isnan() for false
-    return f"case when cast({value} as varchar) not in ('nan', '-nan') then {text} end"
+    # nor is NaN more than pandas' word for a missing number
+    return f"case when not isnan({value}) then {text} end"
 
 
 def _is_readable(connection: duckdb.DuckDBPyConnection, source: str) -> bool:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import duckdb
+import pytest
 
 from ml.settings import Settings
 from ml.warehouse import connect, in_order
@@ -27,3 +28,11 @@ def test_a_connection_that_keeps_its_order_may_have_its_settings_locked() -> Non
         connection.execute("set lock_configuration = true")
         with in_order(connection):
             assert connection.execute("select 1").fetchall() == [(1,)]
+
+
+def test_an_error_between_rows_is_told_although_their_result_is_still_open(tmp_path: Path) -> None:
+    with connect(Settings(home=tmp_path, threads=2)) as connection:
+        connection.execute("create table homes as select i from range(300_000) as r (i)")
+        with pytest.raises(KeyboardInterrupt), in_order(connection):
+            for _ in connection.execute("select i from homes order by i").to_arrow_reader(1_000):
+                raise KeyboardInterrupt

@@ -295,6 +295,11 @@ def test_nan_in_parquet_is_missing_in_numbers_and_in_texts(home) -> None:
     assert [f.file for f in found.of("loaded")] == ["median_dom.parquet"]
     first = made.query("select median_dom from raw.observations order by _row limit 3")[0].to_pylist()
     assert first == ["1.5", None, None]
+    # all others are equal, which statistics take for a constant
+    land("median_list_ppsf", [math.nan, *[200.0] * (table.num_rows - 1)])
+    run(made)
+    where = "from raw.observations where _file = 'median_list_ppsf.parquet' order by _row limit 2"
+    assert made.query(f"select median_list_ppsf {where}")[0].to_pylist() == [None, "200.0"]
     # the zip code is part of the key
     (refused,) = found.of("quarantined")
     assert refused.file == "zipcode.parquet" and "in 1 of" in (refused.reason or "")

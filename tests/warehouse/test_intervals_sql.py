@@ -22,15 +22,13 @@ select 1 as _batch, id as observation_id, month, area, actual as price, is_valid
     case when month < date '2021-07-01' then 'eval' else 'holdout' end as split, target_offset, persistence_price,
     history_n
 from drawn;
-insert into features.features by name
-select 1 as _batch, 'learned' as observation_id, date '2020-03-01' as month, 'Area 3' as area, 1e5 as price,
-    true as is_price_valid, 'train' as split;
 insert into predictions.predictions by name
 select id as observation_id, 'v1' as model_version, 'model' as kind,
     case when month < date '2021-07-01' then 'eval' when actual is null then 'to_score' else 'holdout' end as split,
     month, area, predicted as predicted_price, '2022-03-01' as scored_at, 'r' as run_id
 from drawn;
 insert into training.model_versions (model_version, trained_through) values ('v1', '2021-06-01');
+insert into training.learned_areas values ('v1', 'Area 0'), ('v1', 'Area 3');
 """
 SELECTED = (
     "confidence_grades", "monitoring_thresholds", "training_profile", "predictions", "interval_coverage",
@@ -41,8 +39,8 @@ MONTHS = 24
 
 
 def drawn() -> dict[str, np.ndarray]:
-    """Two areas, 24 months from 2021-01; the last month has no prices yet, and homes of a third area and of a fourth,
-    which the version learned from before."""
+    """Two areas, 24 months from 2021-01; the last month has no prices yet, and homes of two more areas. The version
+    learned from areas 0 and 3."""
     rng = np.random.default_rng(11)
     month = rng.integers(0, MONTHS, N)
     area = rng.integers(0, 2, N)
@@ -121,7 +119,8 @@ def twin(rows: dict[str, np.ndarray], month: int) -> tuple[np.ndarray, dict[str,
             members = known & (trait == value)
             n = members.sum()
             if n:
-                factor[trait == value] = ((error[members] / scale[members]).sum() + 20) / (n + 20)
+                usual, weight = (2.83, 5.5) if trait is rows["area"] and value == 1 else (1, 20)
+                factor[trait == value] = ((error[members] / scale[members]).sum() + weight * usual) / (n + weight)
         scale = scale * factor
     scores = np.sort(error[known] / scale[known])
     shares = {"50": 0.5, "80": 0.8, "95": 0.95, "std": 0.682689}

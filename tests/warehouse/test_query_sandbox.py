@@ -127,6 +127,7 @@ def unrun(settings: Settings, engine: duckdb.DuckDBPyConnection) -> Callable[[st
         ("summarize predictions.predictions", 4),
         ("explain select * from predictions.predictions", 1),
         ("/* é */ EXPLAIN ANALYZE select 'é' from predictions.predictions", 1),
+        ("explain /* why */ analyze -- it\n select 1 as one", 1),
         ("pivot predictions.predictions on area in ('town 0') using count(*) group by month", 1),
         ("select unnest(reasons) as reason from training.model_versions", 2),
         ("select * from range(3), unnest([1, 2])", 6),
@@ -444,6 +445,8 @@ def test_a_large_result_is_cut_and_says_so(settings: Settings):
     table = run_query(settings, "select range as i from range(1000000000)", max_rows=100)
     assert table["i"].to_pylist() == list(range(100))
     assert truncation(table) == "only the first 100 rows are shown, there are more; aggregate, filter or use LIMIT"
+    endless = run_query(settings, "select date 'infinity' as never from range(5_000)", max_rows=100)
+    assert endless.num_rows == 100 and endless["never"][0].as_py() == "infinity"
     exactly = run_query(settings, "select range as i from range(100)", max_rows=100)
     assert exactly.num_rows == 100
     assert truncation(exactly) is None

@@ -354,6 +354,17 @@ def trained(trained_home: Settings, tmp_path: Path) -> Iterator[duckdb.DuckDBPyC
         yield connection
 
 
+def test_areas_that_a_version_learned_from_are_written_down(trained: duckdb.DuckDBPyConnection) -> None:
+    written = "select area from training.learned_areas where model_version = 'v1' order by 1"
+    learned = "select distinct area from training.training_dataset where month <= '2021-06-01' and is_price_valid"
+    before = trained.execute(written).fetchall()
+    assert len(before) > 1 and before == trained.execute(f"{learned} and target is not null order by 1").fetchall()
+    # a price that comes later was not learned from
+    trained.execute("update raw.observations set \"Town\" = 'New' where _row = 1")
+    toy.build(trained)
+    assert ("New",) in trained.execute(learned).fetchall() and trained.execute(written).fetchall() == before
+
+
 def test_a_month_is_scored_by_the_champion_and_its_straight_line(
     trained: duckdb.DuckDBPyConnection, trained_home: Settings
 ) -> None:

@@ -86,6 +86,7 @@ def test_only_public_tables_are_published_and_views_become_tables(settings: Sett
         "raw.actuals",
         "raw.files",
         "training.fitted_values",
+        "training.learned_areas",
         "training.model_aliases",
         "training.model_selection",
         "training.model_versions",

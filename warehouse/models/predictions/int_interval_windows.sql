@@ -46,8 +46,7 @@ final as (
         latest.known_from,
         latest.known_through,
         concat_ws(
-            -- the edition of interval_calibration: what an older one made is made again
-            ' ', '2', latest.model_version, latest.month, {{ joined_text('known.fingerprint', 'known.month') }}
+            ' ', latest.model_version, latest.month, {{ joined_text('known.fingerprint', 'known.month') }}
         ) as fingerprint
     from latest
     inner join known

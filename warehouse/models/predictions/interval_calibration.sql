@@ -16,6 +16,24 @@ errors as (
     where {{ is_known_error() }}
 ),
 
+learned_areas as (
+    select * from {{ source('training', 'learned_areas') }}
+),
+
+learned as (
+    select
+        model_version,
+        area
+    from learned_areas
+    union all
+    -- a version of an earlier release, which did not write them down, has met what it has errors of
+    select distinct
+        errors.model_version,
+        errors.area
+    from errors
+    anti join learned_areas on errors.model_version = learned_areas.model_version
+),
+
 known as (
     select
         windows.month as known_in,
@@ -49,17 +67,22 @@ scaled_0 as (
 
 {%- for trait in interval_traits() %}
 
--- errors of the class relative to what the classes before it let expect, drawn towards 1 where there are few
+-- errors of the class relative to what the classes before it let expect, drawn to what is usual where there are few
 by_{{ trait }} as (
+    {%- set usual = "case when count(learned.area) = 0 then {} else {} end" if trait == 'area' else "{1}" %}
+    {%- set weight, factor = usual.format(new_area().weight, shrinkage), usual.format(new_area().factor, 1) %}
     select
-        model_version,
-        known_in,
-        {{ trait }} as class,
+        scaled.model_version,
+        scaled.known_in,
+        scaled.{{ trait }} as class,
         count(*) as n,
-        ({{ exact_mean('log_error / nullif(scale, 0)') }} * count(*) + {{ shrinkage }})
-        / (count(*) + {{ shrinkage }}) as factor
-    from scaled_{{ loop.index0 }}
-    group by model_version, known_in, {{ trait }}
+        ({{ exact_mean('scaled.log_error / nullif(scaled.scale, 0)') }} * count(*) + {{ weight }} * {{ factor }})
+        / (count(*) + {{ weight }}) as factor
+    from scaled_{{ loop.index0 }} as scaled
+    {%- if trait == 'area' %}
+    left join learned on scaled.model_version = learned.model_version and scaled.area = learned.area
+    {%- endif %}
+    group by scaled.model_version, scaled.known_in, scaled.{{ trait }}
 ),
 
 scaled_{{ loop.index }} as (
@@ -83,37 +106,6 @@ ranked as (
         row_number() over (partition by model_version, known_in order by log_error / nullif(scale, 0)) as score_rank,
         count(*) over (partition by model_version, known_in) as n
     from scaled_{{ interval_traits() | length }}
-),
-
--- Areas that the version learned from: those without a known error are average ones (n = 0, factor 1), so that only an
--- area which is new to the model is none of this table.
-model_versions as (
-    select * from {{ source('training', 'model_versions') }}
-),
-
-priced as (
-    select distinct
-        month,
-        split,
-        coalesce(area, 'unknown') as area
-    from {{ ref('features') }}
-    where price is not null
-),
-
-learned as (
-    select distinct
-        windows.model_version,
-        windows.month as known_in,
-        priced.area
-    from windows
-    inner join model_versions on windows.model_version = model_versions.model_version
-    inner join priced
-        on
-            {%- if contract().observed_on %}
-            model_versions.trained_through >= priced.month
-            {%- else %}
-            priced.split = 'train'
-            {%- endif %}
 ),
 
 -- the smallest score that covers the share with one more row at hand; the largest where there are too few rows
@@ -152,18 +144,20 @@ together as (
     from by_{{ trait }}
     {%- endfor %}
     union all
+    -- an area that the version learned from and no error is known of is an average one
     select
-        learned.model_version,
-        learned.known_in,
+        windows.model_version,
+        windows.month as known_in,
         'area' as trait,
         learned.area as class,
         0 as n,
         1 as factor
-    from learned
+    from windows
+    inner join learned on windows.model_version = learned.model_version
     anti join by_area
         on
-            learned.model_version = by_area.model_version
-            and learned.known_in = by_area.known_in
+            windows.model_version = by_area.model_version
+            and windows.month = by_area.known_in
             and learned.area = by_area.class
     union all
     select

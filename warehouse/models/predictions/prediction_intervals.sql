@@ -33,7 +33,7 @@ scaled as (
         {%- endfor %}
         overall.factor
         {%- for trait in interval_traits() %}
-        * coalesce(by_{{ trait }}.factor, {{ unknown_factor(trait) }})
+        * coalesce(by_{{ trait }}.factor, {{ new_area().factor if trait == 'area' else 1 }})
         {%- endfor %} as scale
     from traits
     inner join quantiles on traits.model_version = quantiles.model_version and traits.month = quantiles.month
