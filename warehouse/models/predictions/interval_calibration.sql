@@ -16,24 +16,6 @@ errors as (
     where {{ is_known_error() }}
 ),
 
-learned_areas as (
-    select * from {{ source('training', 'learned_areas') }}
-),
-
-learned as (
-    select
-        model_version,
-        area
-    from learned_areas
-    union all
-    -- a version of an earlier release, which did not write them down, has met what it has errors of
-    select distinct
-        errors.model_version,
-        errors.area
-    from errors
-    anti join learned_areas on errors.model_version = learned_areas.model_version
-),
-
 known as (
     select
         windows.month as known_in,
@@ -45,6 +27,27 @@ known as (
             {%- if contract().observed_on %}
             and errors.month between windows.known_from and windows.known_through
             {%- endif %}
+),
+
+learned_areas as (
+    select * from {{ source('training', 'learned_areas') }}
+),
+
+learned as (
+    select
+        windows.model_version,
+        windows.month as known_in,
+        learned_areas.area
+    from windows
+    inner join learned_areas on windows.model_version = learned_areas.model_version
+    union all
+    -- a version of an earlier release, which did not write them down, has met what it has errors of
+    select distinct
+        known.model_version,
+        known.known_in,
+        known.area
+    from known
+    anti join learned_areas on known.model_version = learned_areas.model_version
 ),
 
 overall as (
@@ -80,7 +83,11 @@ by_{{ trait }} as (
         / (count(*) + {{ weight }}) as factor
     from scaled_{{ loop.index0 }} as scaled
     {%- if trait == 'area' %}
-    left join learned on scaled.model_version = learned.model_version and scaled.area = learned.area
+    left join learned
+        on
+            scaled.model_version = learned.model_version
+            and scaled.known_in = learned.known_in
+            and scaled.area = learned.area
     {%- endif %}
     group by scaled.model_version, scaled.known_in, scaled.{{ trait }}
 ),
@@ -146,18 +153,17 @@ together as (
     union all
     -- an area that the version learned from and no error is known of is an average one
     select
-        windows.model_version,
-        windows.month as known_in,
+        learned.model_version,
+        learned.known_in,
         'area' as trait,
         learned.area as class,
         0 as n,
         1 as factor
-    from windows
-    inner join learned on windows.model_version = learned.model_version
+    from learned
     anti join by_area
         on
-            windows.model_version = by_area.model_version
-            and windows.month = by_area.known_in
+            learned.model_version = by_area.model_version
+            and learned.known_in = by_area.known_in
             and learned.area = by_area.class
     union all
     select
