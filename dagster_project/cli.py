@@ -5,6 +5,7 @@ Nothing is computed here; every command starts a job or reads the published snap
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -426,6 +427,8 @@ class _progress:
 
 def main() -> None:
     """Entry point: failures end with one clear sentence on stderr and a non-zero status."""
+    # most of what libraries and dbt make stays, and Python by itself looks through it after every 700 new objects
+    gc.set_threshold(10_000)
     try:
         app()
     except KeyboardInterrupt:  # outside of a command

@@ -240,15 +240,13 @@ def _forget(connection: duckdb.DuckDBPyConnection, version: ModelVersion, months
 
     What was said of a row whose price has come since stays: the version had not learned it.
     """
-    connection.execute(
-        f"""
-        delete from predictions.predictions as p
-        where (p.month in {months_in(months)} and {_left_over(version)})
-            or ({_mine(version)} and p.observation_id in (
-                select observation_id from features.features where month in {months_in(months)} and {_to_score(version)}
-            ))
-        """
-    )
+    again = f"select observation_id from features.features where month in {months_in(months)} and {_to_score(version)}"
+    # one after the other: with `or` between them, DuckDB looks both up for every prediction there is
+    for condition in (
+        f"p.month in {months_in(months)} and {_left_over(version)}",
+        f"{_mine(version)} and p.observation_id in ({again})",
+    ):
+        connection.execute(f"delete from predictions.predictions as p where {condition}")
 
 
 def _insert(
@@ -297,7 +295,10 @@ def _counts(
         from features.features where month in {months_in(months)} group by month
         """
     ).fetchall()
-    cleared = connection.execute(f"select distinct month from predictions.predictions as p where {_left_over(version)}")
+    cleared = connection.execute(
+        "select distinct month from predictions.predictions as p "
+        f"where p.month in {months_in(months)} and {_left_over(version)}"
+    )
     left_over = {month for (month,) in cleared.fetchall()}
     for month, to_score, n in found:
         if n and not to_score and month not in left_over and version.trained_through:

@@ -102,6 +102,8 @@ def _build(context: dg.AssetExecutionContext, settings: Settings, *arguments: st
     if "monitoring" in {key.path[0] for key in context.selected_asset_keys}:
         # by now all sources are written: no model would bring their tests along
         selected += ["--select", " ".join(_tests_of_sources(run.manifest))]
+        # one model's work in Python beside another's in DuckDB: a fifth less to wait. The history is one long chain
+        selected += ["--threads", "2"]
     failed: DbtError | None = None
     try:
         run_dbt(settings, "build", "--exclude-resource-type", "unit_test", *selected, *arguments, hear=hear)

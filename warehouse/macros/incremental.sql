@@ -48,12 +48,14 @@
 #}
 {% macro newest_load(model, newest) %}
   {% if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(none) }}{% endif %}
+  {% set loads = api.Relation.create(database=target.database, schema='raw', identifier='files') ~ " where status = 'loaded'" %}
   {% if newest == '_batch' %}
     {# no ref: the test of a model need not wait for what is built of it #}
     {% set features = api.Relation.create(database=target.database, schema='features', identifier='features') %}
     {% if not load_relation(features) %}{{ return(none) }}{% endif %}
     {% set first, last = 'min(batch)', 'least(max(batch), 1 + (select max(built_through_batch) from ' ~ features ~ '))' %}
-    {% set loads = api.Relation.create(database=target.database, schema='raw', identifier='files') ~ " where status = 'loaded'" %}
+  {% elif newest == 'landed_at' %}
+    {% set first, last = 'min(loaded_at)', 'max(loaded_at)' %}
   {% else %}
     {% set first, last, loads = 'min(' ~ newest ~ ')', 'max(' ~ newest ~ ')', model %}
   {% endif %}
