@@ -75,7 +75,9 @@ class Gate:
             async with asyncio.timeout(self._api.request_timeout_s):
                 if scope["path"] not in SCOPES and scope["path"] not in OPEN:
                     raise ProblemError(404, "see /docs for the routes there are")
-                caller = self._guard.check(headers, SCOPES.get(scope["path"]))
+                # known before anything is refused, so that the log says who was
+                caller, key = self._guard.caller(headers, SCOPES.get(scope["path"]))
+                self._guard.admit(key, SCOPES.get(scope["path"]))
                 body = await self._read(headers, receive)
                 await self._app(scope, _once(body, receive), sending)
         except ProblemError as error:

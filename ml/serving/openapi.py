@@ -10,7 +10,7 @@ from fastapi.openapi.utils import get_openapi
 
 from ml.serving.middleware import SCOPES
 from ml.serving.problems import Problem
-from ml.serving.schemas import Schemas, request_schema
+from ml.serving.schemas import Schemas, feedback_examples, request_schema
 from ml.serving.service import Service
 
 
@@ -32,7 +32,7 @@ def document_of(app: FastAPI, service: Service, known: Schemas) -> Callable[[], 
         components |= told.pop("$defs", {})
         document["paths"]["/v1/feedback"]["post"]["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": told}},
+            "content": {"application/json": {"schema": told, "examples": feedback_examples(known.contract)}},
         }
         shape = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         components |= shape.pop("$defs", {})

@@ -257,3 +257,12 @@ def request_schema(known: Schemas, example: Mapping[str, Any] | None, max_rows: 
             "several rows": {"value": {"rows": [dict(example), dict(example)]}},
         }
     return out
+
+
+def feedback_examples(contract: Contract) -> dict[str, Any]:
+    """Worked examples of known prices; of no home, so that trying one out tells nothing false."""
+    price = next(c for c in contract.columns if c.role == "price")
+    usual = min(max(300_000.0, price.min or 0.0), price.max or MAX_NUMBER)
+    one = {"observation_id": "0123456789abcdef" * 2, "price": usual, "reported_at": "2024-02-01"}
+    other = {"observation_id": "fedcba9876543210" * 2, "price": usual}
+    return {"one price": {"value": one}, "several prices": {"value": {"rows": [one, other]}}}

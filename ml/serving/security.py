@@ -92,10 +92,10 @@ class Guard:
         if settings.has_keys and not self._keys:
             raise KeyFileError("the API keys hold no key; make one with: housing serve --new-key NAME")
 
-    def check(self, headers: Mapping[str, str], scope: str | None) -> str:
-        """Name of the caller. Raises ProblemError 401, 403 or 429."""
+    def caller(self, headers: Mapping[str, str], scope: str | None) -> tuple[str, Key | None]:
+        """Name of the caller, and the key it needs for ``scope``, if any. Raises ProblemError 401."""
         if not self._keys or scope is None:
-            return "local" if not self._keys else "anonymous"
+            return "local" if not self._keys else "anonymous", None
         given = headers.get("x-api-key", "")
         kind, _, token = headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
@@ -109,11 +109,15 @@ class Guard:
                 "send a valid key as `Authorization: Bearer …` or `X-API-Key`",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        key = fits[0]
+        return fits[0].name, fits[0]
+
+    def admit(self, key: Key | None, scope: str | None) -> None:
+        """Count the request. Raises ProblemError 403 or 429."""
+        if key is None:
+            return
         self._count(key)
         if scope not in key.scopes:
             raise ProblemError(403, f"the key {key.name} lacks the scope {scope}")
-        return key.name
 
     def _count(self, key: Key) -> None:
         now = time.monotonic()

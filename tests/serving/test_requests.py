@@ -295,6 +295,9 @@ def test_the_document_has_the_contracts_columns_units_ranges_and_values(api: Api
     assert row["flat_type"]["enum"][0] == "1 ROOM"
     assert "resale_price" not in row
     assert "/docs" not in document["paths"]
+    told = document["paths"]["/v1/feedback"]["post"]["requestBody"]["content"]["application/json"]["examples"]
+    for example in told.values():
+        schemas(served.contract, 10).feedback.validate_python(example["value"])
 
 
 # a client is generated from it
@@ -411,6 +414,8 @@ def test_keys_scopes_and_rates(served: Home, example: dict[str, Any]) -> None:
     log = guarded.log.read_text(encoding="utf-8")
     lines = [json.loads(line) for line in log.splitlines()]
     assert {"request_id", "route", "status", "ms", "caller"} <= lines[-3].keys() | lines[-4].keys() | lines[-8].keys()
+    refused = {(line["status"], line["caller"]) for line in lines if line.get("status") in (401, 403, 429)}
+    assert refused == {(401, "-"), (403, "writer"), (403, "reader"), (429, "slow")}, "the log says who was refused"
     assert (
         reader not in log
         and example["street_name"] not in log
