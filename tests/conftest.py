@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from tests import factories
 from tests.prepared import Command
 
 os.environ.update(QUIET)
+# as the command line does
+gc.set_threshold(10_000)
 
 REAL_DATA = PROJECT_ROOT.parent / "shared" / "data"
 

@@ -25,6 +25,7 @@ from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
 from ml.serving.features import LANES, Encodings, Features, listed, taken
 from ml.serving.intervals import RANGES, Ranges
+from ml.serving.schemas import columns_of
 from ml.serving.snapshot import Snapshot
 from ml.serving.trees import Trees
 from ml.warehouse import quoted
@@ -254,6 +255,10 @@ class _Known:
         )
         numbers = {c.name for c in contract.columns if c.type == "number" and c.role == "feature"}
         texts = {c.name for c in contract.columns if c.encode == "ordinal" and c.role == "feature"}
+        # canonical columns under the request's names, where one field of it is what they hold
+        named = {"area": contract.area, "locality": contract.locality, "month": contract.observed_on}
+        asked = {c.name for c in columns_of(contract)}
+        self._fields = {name: field if field in asked else name for name, field in named.items()}
         self._place = {name: j for j, name in enumerate(bundle.features_used)}
         self._numbers = [name for name in bundle.features_used if name in numbers]
         self._optional = [
@@ -290,7 +295,7 @@ class _Known:
         for name, known in self._places.items():
             for i, value in enumerate(listed(checked[name])):
                 if value not in known:
-                    tell(i, f"unseen_{name}", name, f"the model has not seen this {name}")
+                    tell(i, f"unseen_{name}", self._fields[name], f"the model has not seen this {name}")
         unused = set()
         for i in np.flatnonzero(pc.list_value_length(checked["labels"]).to_numpy() > 0):  # pyright: ignore
             for label in checked["labels"][int(i)].as_py():
@@ -307,7 +312,12 @@ class _Known:
                 tell(i, "missing_feature", self._optional[j], "not given; the model does without it")
         for i, (month, used) in enumerate(zip(months, encoded, strict=True)):
             if month and used and month > used and newest:
-                tell(i, "older_encodings", "month", f"prices are known up to the month before {newest:%Y-%m}")
+                tell(
+                    i,
+                    "older_encodings",
+                    self._fields["month"],
+                    f"prices are known up to the month before {newest:%Y-%m}",
+                )
         return out
 
 

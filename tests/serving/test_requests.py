@@ -75,7 +75,7 @@ def test_warnings_tell_what_the_model_has_not_seen(api: Api, example: dict[str, 
     [row] = api.client.post("/v1/predict", json=odd).json()["predictions"]
     told = {(w["code"], w["field"]) for w in row["warnings"]}
     assert {
-        ("unseen_area", "area"),
+        ("unseen_area", "town"),
         ("outside_training_range", "floor_area_sqm"),
         ("out_of_range", "lease_commence_year"),
         ("missing_feature", "latitude"),

@@ -44,7 +44,7 @@
 {#
   From which value of a column on rows are new to this build, as a literal; none where a build finds no older rows, or
   asks for all. A run may load several files, each of them a batch: `_batch` begins with the first that no features
-  know, or with the last load.
+  know, or with the last load. What the list of files knows is not asked of the model.
 #}
 {% macro newest_load(model, newest) %}
   {% if not execute or flags.WHICH != 'build' or flags.FULL_REFRESH %}{{ return(none) }}{% endif %}
