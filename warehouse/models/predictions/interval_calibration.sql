@@ -72,8 +72,11 @@ scaled_0 as (
 
 -- errors of the class relative to what the classes before it let expect, drawn to what is usual where there are few
 by_{{ trait }} as (
-    {%- set usual = "case when count(learned.area) = 0 then {} else {} end" if trait == 'area' else "{1}" %}
-    {%- set weight, factor = usual.format(new_area().weight, shrinkage), usual.format(new_area().factor, 1) %}
+    {%- set weight, factor = shrinkage, 1 %}
+    {%- if trait == 'area' %}
+    {%- set weight = 'case when count(learned.area) = 0 then ' ~ new_area().weight ~ ' else ' ~ weight ~ ' end' %}
+    {%- set factor = 'case when count(learned.area) = 0 then ' ~ new_area().factor ~ ' else ' ~ factor ~ ' end' %}
+    {%- endif %}
     select
         scaled.model_version,
         scaled.known_in,
