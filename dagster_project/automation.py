@@ -81,6 +81,8 @@ REASONS = "housing/reasons"
 
 #: Run tag: the `housing` command that a run is of.
 COMMAND = "housing/command"
+#: Run tag: the process of that command.
+PROCESS = "housing/pid"
 #: So often in a row `land` and `score` are run in vain.
 MOST_RUNS = 3
 #: Before the second run of what died at first.
@@ -96,6 +98,22 @@ def every_month(contract: Contract) -> dict[str, str]:
     """Run tags for all months there are: a run of them scores what is pending and nothing else."""
     first, last = first_and_last(contract)
     return months_tag(first.isoformat(), last.isoformat())
+
+
+def forget_dead_runs(instance: dg.DagsterInstance, *, dead: str | None = None) -> None:
+    """Mark runs of commands as failed whose process was killed, and free their places among runs and in the pool.
+
+    Those of the dataset ``dead`` are, whatever stands under their number now; of another the process must be gone.
+    """
+    import psutil
+
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(unfinished):
+        pid = run.tags.get(PROCESS)
+        of_dead = dead is not None and run.tags.get(DATASET_TAG) == dead
+        if pid and (of_dead or not psutil.pid_exists(int(pid))):
+            instance.report_run_failed(run, "the process of this run was killed")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _digest(text: str) -> str:
@@ -123,6 +141,8 @@ def score_monthly(context: dg.ScheduleEvaluationContext, housing: Housing) -> dg
     description="Every 15 minutes, start the job `land` once for each change of the landing folder or the contract.",
 )
 def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    # no command may come that would do it, and until then they take up the places of others
+    forget_dead_runs(context.instance)
     state = landing_state(housing.settings)
     # a file that was moved back from quarantine looks as it did before; the limits that now let it in do not
     seen = _digest("\n".join([*state, housing.contract.model_dump_json()]))

@@ -27,6 +27,10 @@ OPEN_FILES = 4
 class EventLog(SqliteEventLogStorage):
     """Dagster's default storage, at its default place, with pooled connections."""
 
+    #: A command holds the warehouse for all of its steps. Were each to ask for the pool, it would wait for a run of the
+    #: UI that has the only place in it, and that waits for the warehouse.
+    asks_for_pools = True
+
     def __init__(self, base_dir: str, inst_data: ConfigurableClassData | None = None) -> None:
         self._engines: dict[str, sqlalchemy.Engine] = {}
         super().__init__(base_dir, inst_data)
@@ -43,6 +47,11 @@ class EventLog(SqliteEventLogStorage):
     def supports_asset_checks(self) -> bool:  # pyright: ignore[reportIncompatibleMethodOverride] - asked once
         """Whether the tables of asset checks are there; Dagster looks for each verdict anew."""
         return super().supports_asset_checks
+
+    @property
+    def supports_global_concurrency_limits(self) -> bool:
+        """Whether steps of this process wait for a place in their pool."""
+        return self.asks_for_pools and super().supports_global_concurrency_limits
 
     def store_event(self, event: EventLogEntry) -> None:
         super().store_event(event)

@@ -45,7 +45,7 @@ def run(settings: Settings, *, source: Path | None, force: bool, show: Reporter)
     project, landed = project_state(settings), landing_state(settings)
     stamp = _stamp(settings)
     state = stamp.read_text(encoding="utf-8") if stamp.exists() else None
-    if not force and settings.published.exists() and state == run_state(project, landed):
+    if not force and state == run_state(project, landed) and _is_readable(settings.published):
         show(f"nothing new since the last run; everything stands in {settings.published}", 1, 1)
         return
     with _Session(settings, "housing run", show) as session:
@@ -56,27 +56,63 @@ def run(settings: Settings, *, source: Path | None, force: bool, show: Reporter)
     stamp.write_text(run_state(project, [entry for entry in landed if entry in still_there]), encoding="utf-8")
 
 
+def _is_readable(snapshot: Path) -> bool:
+    """Whether there is a snapshot, and DuckDB takes it for one; else it is made again."""
+    if not snapshot.exists():
+        return False
+    import duckdb
+
+    try:
+        duckdb.connect(str(snapshot), read_only=True).close()
+    except duckdb.Error:
+        return False
+    return True
+
+
 def _stamp(settings: Settings) -> Path:
     """Says of which files and code everything stands; gone while a command changes something."""
     return settings.warehouse.with_suffix(".state")
 
 
 def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
-    """Land files and rebuild what they touch."""
+    """Land files and rebuild what they touch. Raises PipelineError, after all else is done, for what was refused."""
     from dagster_project.raw.landing import land
 
-    land(settings, paths)
+    landed = land(settings, paths)
     with _Session(settings, "housing ingest", show) as session:
         session.execute("land")
+    _require_loaded(settings, [path.name for path in landed])
 
 
 def actuals(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
-    """Land prices that became known later, and rebuild what they touch. Nothing is scored again."""
+    """Land prices that became known later, and rebuild what they touch. Nothing is scored again.
+
+    Raises PipelineError, after all else is done, for files that were refused.
+    """
+    from dagster_project.raw.actuals import Actuals
     from dagster_project.raw.landing import land
 
-    land(settings, paths, folder=settings.landed_actuals)
+    landed = land(settings, paths, folder=settings.landed_actuals)
     with _Session(settings, "housing actuals", show) as session:
         session.execute("land")
+    _require_loaded(settings, [Actuals.prefix + path.name for path in landed])
+
+
+def _require_loaded(settings: Settings, files: list[str]) -> None:
+    """Raises PipelineError when one of these files, of which somebody asked that they be loaded, is in quarantine."""
+    with connect(settings) as connection:
+        refused = connection.execute(
+            """
+            select file, arg_max(reason, batch), arg_max(report, batch) from raw.files
+            where list_contains(?, file)
+            group by file having arg_max(status, batch) = 'quarantined' order by file
+            """,
+            [files],
+        ).fetchall()
+    if refused:
+        raise PipelineError(
+            _some([f"{file} was quarantined: {why} (report: {report})" for file, why, report in refused])
+        )
 
 
 def simulate(
@@ -262,13 +298,13 @@ def _generate_when_empty(settings: Settings, show: Reporter) -> None:
     )
 
 
-def _has_files(settings: Settings) -> bool:
-    """Was anything ever loaded? A warehouse without rows is there as soon as somebody trained too early."""
+def _has_files(settings: Settings, status: str = "%") -> bool:
+    """Was anything ever taken in? A warehouse without rows is there as soon as somebody trained too early."""
     if not settings.warehouse.exists():
         return False
     with warehouse_lock(settings, "housing run"), connect(settings) as connection:
         create_tables(connection, load(settings.dataset))
-        return bool(connection.execute("select 1 from raw.files limit 1").fetchone())
+        return bool(connection.execute("select 1 from raw.files where status like ? limit 1", [status]).fetchone())
 
 
 class _Session:
@@ -303,12 +339,17 @@ class _Session:
         import dagster as dg
 
         warnings.filterwarnings("ignore", category=dg.BetaWarning)
+        from dagster_project.automation import forget_dead_runs
         from dagster_project.definitions import build_defs
+        from dagster_project.event_log import EventLog
         from dagster_project.progress import reporter
 
         self._token = reporter.set(self._show)
         self.instance = dg.DagsterInstance.get()
-        self._forget_dead_runs()
+        if isinstance(self.instance.event_log_storage, EventLog):
+            self.instance.event_log_storage.asks_for_pools = False
+        # whoever holds the warehouse knows that no other command of this dataset is running
+        forget_dead_runs(self.instance, dead=self._settings.dataset)
         self._defs = build_defs(self._settings)
 
     def __exit__(self, *error: Any) -> None:
@@ -332,12 +373,12 @@ class _Session:
     ) -> None:
         """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
         from dagster_project.alerting import DATASET_TAG
-        from dagster_project.automation import COMMAND, months_tag
+        from dagster_project.automation import COMMAND, PROCESS, months_tag
 
         tags = {
             **(tags or {}),
             COMMAND: self._purpose,
-            "housing/pid": str(os.getpid()),
+            PROCESS: str(os.getpid()),
             DATASET_TAG: self._settings.dataset,
         }
         one = partitions[0] if partitions and partitions[0] == partitions[1] else None
@@ -356,8 +397,9 @@ class _Session:
         if not result.success:
             if "DagsterExecutionInterruptedError" in (error.cls_name for _, error in _failures(result)):
                 raise KeyboardInterrupt
-            # what came of a file is often why there is nothing to work with
-            raise PipelineError("; ".join([_reason(result), *_quarantined(result)]))
+            told, files = [_reason(result)], _quarantined(result)
+            # what came of a file is often why there is nothing to work with, and surely where none was ever loaded
+            raise PipelineError("; ".join(told + files if _has_files(self._settings, "loaded") else files + told))
 
     def score_pending(self) -> None:
         """Score and explain every month that has rows without a prediction or reasons of the champion.
@@ -410,24 +452,6 @@ class _Session:
 
         self.execute("score", partitions=(months[0].isoformat(), months[-1].isoformat()), tags={PENDING: "true"})
 
-    def _forget_dead_runs(self) -> None:
-        """Mark runs as failed whose process was killed, and free their places in the pool.
-
-        Whoever holds the warehouse lock knows that no other command of this dataset is running; one of another
-        dataset is dead when its process is gone.
-        """
-        import dagster as dg
-        import psutil
-
-        from dagster_project.alerting import DATASET_TAG
-
-        unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-        for run_ in self.instance.get_runs(unfinished):
-            pid = run_.tags.get("housing/pid")
-            if pid and (run_.tags.get(DATASET_TAG) == self._settings.dataset or not psutil.pid_exists(int(pid))):
-                self.instance.report_run_failed(run_, "the process of this run was killed")
-                self.instance.event_log_storage.free_concurrency_slots_for_run(run_.run_id)
-
 
 def _quarantined(result: dg.ExecuteInProcessResult) -> list[str]:
     """A sentence for each file that the run put into quarantine, as many as a terminal can take."""
@@ -438,7 +462,13 @@ def _quarantined(result: dg.ExecuteInProcessResult) -> list[str]:
         told = event.materialization.metadata.get("quarantined")
         if isinstance(told, JsonMetadataValue):
             found += [str(sentence) for sentence in told.data or ()]
-    return found[:3] + ([f"{len(found) - 3} more files were quarantined"] if len(found) > 3 else [])
+    return [_some(found)] if found else []
+
+
+def _some(sentences: list[str]) -> str:
+    """As many as a terminal can take."""
+    more = [f"{len(sentences) - 3} more files were quarantined"] if len(sentences) > 3 else []
+    return "; ".join(sentences[:3] + more)
 
 
 def _config(op: str, **values: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from ml.bundle import feature_matrix
 from ml.contract import Contract, add_months, month_date
-from ml.warehouse import in_order, quoted
+from ml.warehouse import in_order, is_built, quoted
 
 BATCH_ROWS = 16_384  # a batch and its part of the matrix stay in the processor's cache
 
@@ -126,10 +126,12 @@ def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: Tr
     n = [parts[p][0] if p in parts else 0 for p in (0, 1, 2)]
     where = f"before {window.eval_from:%Y-%m}" if window.eval_from else "in split train"
     if not n[0]:
-        raise DatasetError(f"{contract.name} has no row with a valid price {where} to train on; land earlier months")
+        advice = _rejected(connection) or "land earlier months"
+        raise DatasetError(f"{contract.name} has no row with a valid price {where} to train on; {advice}")
     if not n[1]:
         where = f"from {window.eval_from:%Y-%m} through {window.through:%Y-%m}" if window.eval_from else "in split eval"
-        raise DatasetError(f"{contract.name} has no row with a valid price {where} to evaluate on; land those months")
+        advice = _rejected(connection) or "land those months"
+        raise DatasetError(f"{contract.name} has no row with a valid price {where} to evaluate on; {advice}")
     content = [
         contract.features,
         str(window.eval_from),
@@ -146,6 +148,28 @@ def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: Tr
         median_price=parts[0][2],
         fingerprint=hashlib.sha256(json.dumps(content).encode()).hexdigest(),
         areas=tuple(sorted({*parts[0][4], *(parts[1][4] if contract.split.refit else ())})),
+    )
+
+
+def _rejected(connection: duckdb.DuckDBPyConnection) -> str | None:
+    """Why most of what landed does not count, where that is so: then other months would not help."""
+    if not is_built(connection, "intermediate.int_observations_rejected"):
+        return None
+    found = connection.execute(
+        """
+        with reasons as (select unnest(reasons) as reason from intermediate.int_observations_rejected),
+        most as (select reason, count(*) as n from reasons group by reason order by n desc, reason limit 1)
+        select (select count(*) from features.features), (select count(*) from intermediate.int_observations_rejected),
+            reason, n
+        from most
+        """
+    ).fetchone()
+    if not found or found[1] <= found[0]:
+        return None
+    accepted, rejected, reason, n = found
+    return (
+        f"of {accepted + rejected:,} landed rows {rejected:,} were rejected, {n:,} of them as {reason}: correct the "
+        "files, or the contract's rules"
     )
 
 

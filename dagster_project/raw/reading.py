@@ -17,6 +17,7 @@ from dagster_project.raw.structure import (
     BadFileError,
     Bytes,
     Layout,
+    as_header,
     csv_layout,
     filled_lines,
     has_unequal_line_ends,
@@ -107,10 +108,10 @@ def _read_parquet(connection: duckdb.DuckDBPyConnection, path: Path, contract: C
     try:
         described = connection.execute(f"describe select * from {source}").fetchall()
         kinds = {str(name): str(kind) for name, kind, *_ in described}
-        headers = tuple(name.strip() for name in kinds)
+        headers = tuple(as_header(name) for name in kinds)
         require_headers(path.name, headers, contract)
         texts = [
-            f"{_text_of(name, kind, contract.sources.get(name.strip()))} as {quoted(name.strip())}"
+            f"{_text_of(name, kind, contract.sources.get(as_header(name)))} as {quoted(as_header(name))}"
             for name, kind in kinds.items()
         ]
         # DuckDB 2.0.1 believes statistics of Parquet that leave NaN out, and takes isnan() for false

@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import stat
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ def csv_layout(path: Path, contract: Contract) -> Layout:
 
     def split(delimiter: str) -> list[str]:
         try:
-            return [h.strip() for h in next(csv.reader(io.StringIO(body, newline=""), delimiter=delimiter))]
+            return [as_header(h) for h in next(csv.reader(io.StringIO(body, newline=""), delimiter=delimiter))]
         except csv.Error as error:
             raise BadFileError(
                 "header", f"{path.name}: the header line cannot be read ({error}); correct its first line"
@@ -220,6 +221,11 @@ def require_headers(name: str, headers: tuple[str, ...], contract: Contract) -> 
         wanted = sources.get(header.casefold(), header)
         if wanted != header:
             raise BadFileError("header", f"{name} spells the column {wanted!r} as {header!r}; rename it to {wanted!r}")
+
+
+def as_header(text: str) -> str:
+    """A column's name without blanks around it, accents composed as the contract has them: a Mac takes them apart."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
 def _listed(names: list[str]) -> str:

@@ -10,8 +10,10 @@ from typing import cast
 import dagster as dg
 import pytest
 
+from dagster_project import pipeline
+from dagster_project.automation import PROCESS, forget_dead_runs
 from dagster_project.event_log import OPEN_FILES, EventLog
-from dagster_project.resources import prepare_environment
+from dagster_project.resources import POOL, prepare_environment
 from dagster_project.transform.dbt import DbtError, run_dbt
 from ml.settings import Settings
 
@@ -58,6 +60,44 @@ def test_who_watches_a_run_hears_of_each_event_at_once(settings: Settings) -> No
             writes.event_log_storage.store_event(stored[0]._replace(user_message=said, dagster_event=None))
             assert heard.get(timeout=10) == said
         watches.event_log_storage.end_watch(run, hear)
+
+
+# the run of the UI would wait for the warehouse, which the command holds for all of its steps
+def test_a_command_does_not_wait_for_a_place_that_a_run_of_the_ui_has(settings: Settings) -> None:
+    @dg.op(pool=POOL)
+    def write() -> None:
+        pass
+
+    @dg.job
+    def writes() -> None:
+        write()
+
+    command = pipeline._Session(settings, "a test", lambda *_: None)
+    with dg.DagsterInstance.get() as ui:
+        log = ui.event_log_storage
+        log.initialize_concurrency_limit_to_default(POOL)
+        assert log.claim_concurrency_slot(POOL, "the run of the UI", "a step").is_claimed
+        with command:
+            assert writes.execute_in_process(instance=command.instance).success
+        # others still do
+        assert log.supports_global_concurrency_limits
+        assert not log.claim_concurrency_slot(POOL, "another run of the UI", "a step").is_claimed
+
+
+def test_a_run_whose_process_is_gone_leaves_its_place(settings: Settings) -> None:
+    with dg.DagsterInstance.get() as instance:
+        gone, alive, others = (
+            instance.create_run_for_job(
+                dg.GraphDefinition(name="land").to_job(), status=dg.DagsterRunStatus.STARTED, tags=tags
+            )
+            for tags in ({PROCESS: str(2**22 + 1)}, {PROCESS: str(os.getpid())}, {})
+        )
+        instance.event_log_storage.initialize_concurrency_limit_to_default(POOL)
+        assert instance.event_log_storage.claim_concurrency_slot(POOL, gone.run_id, "a step").is_claimed
+        forget_dead_runs(instance)
+        statuses = [instance.get_run_by_id(run.run_id) for run in (gone, alive, others)]
+        assert [s and s.status.value for s in statuses] == ["FAILURE", "STARTED", "STARTED"]
+        assert instance.event_log_storage.claim_concurrency_slot(POOL, alive.run_id, "a step").is_claimed
 
 
 # a home made before this storage was there has Dagster's own, at the same place

@@ -7,7 +7,7 @@
 
 {# Landed text, null when empty; numbers need no trimming, because the cast ignores white space. #}
 {% macro landed_text(c) %}
-  {% set text = 'trim(' ~ quoted(c.source) ~ ')' %}
+  {% set text = 'trim(' ~ composed(quoted(c.source)) ~ ')' %}
   {% if c.strip %}{% set text = 'trim(' ~ text ~ ', ' ~ literal(c.strip) ~ ')' %}{% endif %}
   {{ return("nullif(" ~ text ~ ", '')") }}
 {% endmacro %}

@@ -25,6 +25,10 @@
 {% macro stable_hash(parts) %}{{ return(adapter.dispatch('stable_hash')(parts)) }}{% endmacro %}
 {% macro default__stable_hash(parts) %}{{ return('md5(concat_ws(chr(31), ' ~ parts | join(', ') ~ '))') }}{% endmacro %}
 
+{# Text with accents composed (Unicode NFC), so that a file of a Mac spells places as others do. Spark: a UDF, it has none. #}
+{% macro composed(text) %}{{ return(adapter.dispatch('composed')(text)) }}{% endmacro %}
+{% macro default__composed(text) %}{{ return('nfc_normalize(' ~ text ~ ')') }}{% endmacro %}
+
 {# A number in [0, 1) from the first eight digits of a stable_hash. #}
 {% macro hash_share(hash) %}{{ return(adapter.dispatch('hash_share')(hash)) }}{% endmacro %}
 {% macro default__hash_share(hash) %}{{ return("(cast('0x' || substr(" ~ hash ~ ", 1, 8) as bigint) / 4294967296.0)") }}{% endmacro %}

@@ -50,7 +50,17 @@ trainings as (
         served.model_version,
         served.month,
         max(trained.trained_through) as last_trained_through,
-        sum(case when trained.status = 'rejected' and trained.number > own.number then 1 else 0 end) as rejected_since
+        -- of later months only: a corrected row of the same ones, too, has a version trained, which nobody hoped much of
+        sum(
+            case
+                when
+                    trained.status = 'rejected'
+                    and trained.number > own.number
+                    and trained.trained_through > own.trained_through
+                    then 1
+                else 0
+            end
+        ) as rejected_since
     from served
     inner join model_versions as own on served.model_version = own.model_version
     inner join model_versions as trained on served.month > trained.trained_through
