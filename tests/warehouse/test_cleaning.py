@@ -8,6 +8,8 @@ import pyarrow as pa
 import pytest
 
 from dagster_project.transform.dbt import read_project
+from ml.dataset import DatasetError, select, training_window
+from ml.warehouse import connect
 from tests import factories
 from tests.conftest import Home
 
@@ -36,6 +38,7 @@ def built(home, monkeypatch: pytest.MonkeyPatch) -> Home:
     rows = put(rows, "lease_commence_date", {4: "0", 5: "7"})
     rows = put(rows, "month", {7: "2203-01", 8: "2203-01"})
     rows = put(rows, "resale_price", {8: ""})
+    rows = put(rows, "town", {10: "BO\u0308ZINGEN", 11: "B\u00d6ZINGEN"})
     made.land("rows.csv", rows)
     made.ingest()
     nodes = read_project(made.settings).nodes
@@ -78,3 +81,21 @@ def test_no_price_is_known_of_a_month_after_it_landed(built: Home) -> None:
         {"_row": 9, "price_reasons": [], "is_price_valid": False, "split": "to_score"},
     ]
     assert str(built.one("select max(month) from features.encodings")) < "2023"
+
+
+def test_a_place_with_its_accents_apart_is_the_place_it_looks_like(built: Home) -> None:
+    towns = built.query("select distinct area from intermediate.int_observations where _row in (11, 12)")
+    assert towns["area"].to_pylist() == ["B\u00d6ZINGEN"]
+
+
+def test_where_nearly_all_rows_are_rejected_nobody_is_sent_for_more(home) -> None:
+    made: Home = home("hdb")
+    rows = factories.hdb_rows("2020-01", months=3, per_month=30)
+    made.land("rows.csv", put(rows, "town", dict.fromkeys(range(3, 90), "")))
+    made.ingest()
+    made.build()
+    with (
+        connect(made.settings) as connection,
+        pytest.raises(DatasetError, match="of 90 landed rows 87 were rejected, 87 of them as town:"),
+    ):
+        select(connection, made.contract, training_window(made.contract))

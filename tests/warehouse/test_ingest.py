@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dagster_project import pipeline
 from dagster_project.raw.landing import FileOutcome, IngestResult, LandingError, ingest, land
 from dagster_project.raw.structure import csv_layout, read_bytes
 from expectations import predictions, raw_file, runner
@@ -303,6 +304,30 @@ def test_nan_in_parquet_is_missing_in_numbers_and_in_texts(home) -> None:
     # the zip code is part of the key
     (refused,) = found.of("quarantined")
     assert refused.file == "zipcode.parquet" and "in 1 of" in (refused.reason or "")
+
+
+# file systems and exports of a Mac take accents apart, and the same name looks like another
+def test_a_header_with_its_accents_apart_is_the_column_it_looks_like(home) -> None:
+    made, apart, composed = home("house_data"), "Gro\u0308\u00dfe", "Gr\u00f6\u00dfe"
+    rows = factories.house_data_rows(5).append_column(apart, pa.array(list("abcde")))
+    made.land("1.csv", rows)
+    pq.write_table(
+        rows.set_column(rows.num_columns - 1, apart, pa.array(list("fghij"))), made.settings.landing / "2.parquet"
+    )
+    assert len(run(made).of("loaded")) == 2
+    assert made.query(f'select "{composed}" from raw.observations order by _batch, _row')[0].to_pylist() == list(
+        "abcdefghij"
+    )
+
+
+def test_who_asks_for_a_file_to_be_loaded_is_told_that_it_was_refused(home) -> None:
+    made = home("house_data")
+    made.land("good.csv", factories.house_data_rows(5))
+    made.land("bad.csv", factories.house_data_rows(5).drop_columns(["sqft"]))
+    run(made)
+    pipeline._require_loaded(made.settings, ["good.csv"])
+    with pytest.raises(pipeline.PipelineError, match=r"^bad\.csv was quarantined: .*lacks the required column 'sqft'"):
+        pipeline._require_loaded(made.settings, ["good.csv", "bad.csv"])
 
 
 def test_the_day_of_an_instant_does_not_depend_on_the_machine(home) -> None:
