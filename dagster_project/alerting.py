@@ -38,7 +38,11 @@ def run_events(instance: dg.DagsterInstance, dataset: str, known: Collection[str
     for record in instance.get_run_records(retrains):
         key = f"retrain_started/{record.dagster_run.run_id}"
         if record.start_time and key not in known and _is_of(record, dataset):
-            tags = {k: v for k, v in record.dagster_run.tags.items() if k.startswith("housing/") and k != "housing/pid"}
+            tags = {
+                k: v
+                for k, v in record.dagster_run.tags.items()
+                if k.startswith("housing/") and k not in {"housing/pid", "housing/host"}
+            }
             why = ", ".join(f"{k.removeprefix('housing/')} {v}" for k, v in sorted(tags.items()))
             found.append(Event(key, "retrain_started", _utc(record.start_time), f"{_name(record)} started: {why}"))
     return found

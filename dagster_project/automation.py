@@ -6,6 +6,7 @@ them are switched on as shipped.
 """
 
 import hashlib
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
@@ -81,8 +82,8 @@ REASONS = "housing/reasons"
 
 #: Run tag: the `housing` command that a run is of.
 COMMAND = "housing/command"
-#: Run tag: the process of that command.
-PROCESS = "housing/pid"
+#: Run tags: the process of that command, and the machine or container in which that number is its.
+PROCESS, HOST = "housing/pid", "housing/host"
 #: So often in a row `land` and `score` are run in vain.
 MOST_RUNS = 3
 #: Before the second run of what died at first.
@@ -103,7 +104,8 @@ def every_month(contract: Contract) -> dict[str, str]:
 def forget_dead_runs(instance: dg.DagsterInstance, *, dead: str | None = None) -> None:
     """Mark runs of commands as failed whose process was killed, and free their places among runs and in the pool.
 
-    Those of the dataset ``dead`` are, whatever stands under their number now; of another the process must be gone.
+    Those of the dataset ``dead`` are, whatever stands under their number now; of another the process must be gone, from
+    this machine.
     """
     import psutil
 
@@ -111,7 +113,8 @@ def forget_dead_runs(instance: dg.DagsterInstance, *, dead: str | None = None) -
     for run in instance.get_runs(unfinished):
         pid = run.tags.get(PROCESS)
         of_dead = dead is not None and run.tags.get(DATASET_TAG) == dead
-        if pid and (of_dead or not psutil.pid_exists(int(pid))):
+        is_of_here = run.tags.get(HOST) == socket.gethostname()
+        if pid and (of_dead or (is_of_here and not psutil.pid_exists(int(pid)))):
             instance.report_run_failed(run, "the process of this run was killed")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 

@@ -9,6 +9,7 @@ import gc
 import getpass
 import hashlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
@@ -81,7 +82,9 @@ def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
     landed = land(settings, paths)
     with _Session(settings, "housing ingest", show) as session:
         session.execute("land")
-    _require_loaded(settings, [path.name for path in landed])
+        refused = _refused(settings, [path.name for path in landed])
+    if refused:
+        raise PipelineError(_some(refused))
 
 
 def actuals(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
@@ -95,13 +98,15 @@ def actuals(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
     landed = land(settings, paths, folder=settings.landed_actuals)
     with _Session(settings, "housing actuals", show) as session:
         session.execute("land")
-    _require_loaded(settings, [Actuals.prefix + path.name for path in landed])
+        refused = _refused(settings, [Actuals.prefix + path.name for path in landed])
+    if refused:
+        raise PipelineError(_some(refused))
 
 
-def _require_loaded(settings: Settings, files: list[str]) -> None:
-    """Raises PipelineError when one of these files, of which somebody asked that they be loaded, is in quarantine."""
+def _refused(settings: Settings, files: list[str]) -> list[str]:
+    """A sentence for each of these files that is in quarantine. The caller holds the warehouse lock."""
     with connect(settings) as connection:
-        refused = connection.execute(
+        found = connection.execute(
             """
             select file, arg_max(reason, batch), arg_max(report, batch) from raw.files
             where list_contains(?, file)
@@ -109,10 +114,7 @@ def _require_loaded(settings: Settings, files: list[str]) -> None:
             """,
             [files],
         ).fetchall()
-    if refused:
-        raise PipelineError(
-            _some([f"{file} was quarantined: {why} (report: {report})" for file, why, report in refused])
-        )
+    return [f"{file} was quarantined: {why} (report: {report})" for file, why, report in found]
 
 
 def simulate(
@@ -373,12 +375,13 @@ class _Session:
     ) -> None:
         """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
         from dagster_project.alerting import DATASET_TAG
-        from dagster_project.automation import COMMAND, PROCESS, months_tag
+        from dagster_project.automation import COMMAND, HOST, PROCESS, months_tag
 
         tags = {
             **(tags or {}),
             COMMAND: self._purpose,
             PROCESS: str(os.getpid()),
+            HOST: socket.gethostname(),
             DATASET_TAG: self._settings.dataset,
         }
         one = partitions[0] if partitions and partitions[0] == partitions[1] else None

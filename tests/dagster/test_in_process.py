@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 from pathlib import Path
 from typing import cast
 
@@ -11,7 +12,7 @@ import dagster as dg
 import pytest
 
 from dagster_project import pipeline
-from dagster_project.automation import PROCESS, forget_dead_runs
+from dagster_project.automation import HOST, PROCESS, forget_dead_runs
 from dagster_project.event_log import OPEN_FILES, EventLog
 from dagster_project.resources import POOL, prepare_environment
 from dagster_project.transform.dbt import DbtError, run_dbt
@@ -90,7 +91,11 @@ def test_a_run_whose_process_is_gone_leaves_its_place(settings: Settings) -> Non
             instance.create_run_for_job(
                 dg.GraphDefinition(name="land").to_job(), status=dg.DagsterRunStatus.STARTED, tags=tags
             )
-            for tags in ({PROCESS: str(2**22 + 1)}, {PROCESS: str(os.getpid())}, {})
+            for tags in (
+                {PROCESS: str(2**22 + 1), HOST: socket.gethostname()},
+                {PROCESS: str(os.getpid()), HOST: socket.gethostname()},
+                {PROCESS: str(2**22 + 1), HOST: "another container"},
+            )
         )
         instance.event_log_storage.initialize_concurrency_limit_to_default(POOL)
         assert instance.event_log_storage.claim_concurrency_slot(POOL, gone.run_id, "a step").is_claimed
