@@ -1,6 +1,7 @@
 """All dbt models as Dagster assets, their tests as asset checks. SQL belongs in ``warehouse/``."""
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from typing import Any
@@ -89,11 +90,14 @@ def _build(context: dg.AssetExecutionContext, settings: Settings, *arguments: st
     # the translation of Dagster's selection into dbt's, and of dbt's events into Dagster's, are those of `dbt.cli(…)`
     run = get_updated_cli_invocation_params_for_context(context, {}, LayerTranslator())
     heard: list[DbtCoreCliEventMessage] = []
+    # dbt's threads tell theirs at once, and two of them break the text of a stream
+    one_by_one = threading.Lock()
 
     def hear(event: EventMsg) -> None:
         if event.info.level != "debug":
-            heard.append(DbtCoreCliEventMessage(raw_event=msg_to_dict(event), event_history_metadata={}))
-            sys.stdout.write(f"{heard[-1]}\n")
+            with one_by_one:
+                heard.append(DbtCoreCliEventMessage(raw_event=msg_to_dict(event), event_history_metadata={}))
+                sys.stdout.write(f"{heard[-1]}\n")
 
     selected = [
         *run.selection_args,

@@ -50,7 +50,7 @@ trainings as (
         served.model_version,
         served.month,
         max(trained.trained_through) as last_trained_through,
-        -- of later months only: a corrected row of the same ones, too, has a version trained, which nobody hoped much of
+        -- of later months only: a version is also trained when rows of the same ones were corrected
         sum(
             case
                 when
