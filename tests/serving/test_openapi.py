@@ -15,7 +15,7 @@ def test_the_service_keeps_what_its_document_promises(api: Api, tmp_path: Path) 
         [
             str(Path(sys.executable).parent / "schemathesis"), "run", f"{api.url}/openapi.json",
             # one worker: Python 3.11 parses source in two threads wrongly (gh-106905), and Hypothesis parses its own
-                "--max-examples", "12", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--workers", "1",
+            "--max-examples", "12", "--seed", "1", "--phases", "examples,coverage,fuzzing", "--workers", "1",
             "--exclude-path", "/metrics",
             # the document cannot say which months and places the data know: 422 is the right answer there
             "--exclude-checks", "positive_data_acceptance",
