@@ -17,6 +17,8 @@ from ml.settings import Settings
 
 #: Run tag: the dataset of a run, where several share one instance.
 DATASET_TAG = "housing/dataset"
+#: Run tags: the process of a `housing` command, and the machine or container in which that number is its.
+PROCESS, HOST = "housing/pid", "housing/host"
 #: How far back runs are looked at, should nobody have looked for a while.
 LOOK_BACK = timedelta(days=30)
 RETRAIN = "retrain"
@@ -41,7 +43,7 @@ def run_events(instance: dg.DagsterInstance, dataset: str, known: Collection[str
             tags = {
                 k: v
                 for k, v in record.dagster_run.tags.items()
-                if k.startswith("housing/") and k not in {"housing/pid", "housing/host"}
+                if k.startswith("housing/") and k not in {PROCESS, HOST}
             }
             why = ", ".join(f"{k.removeprefix('housing/')} {v}" for k, v in sorted(tags.items()))
             found.append(Event(key, "retrain_started", _utc(record.start_time), f"{_name(record)} started: {why}"))

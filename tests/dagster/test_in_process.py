@@ -12,7 +12,8 @@ import dagster as dg
 import pytest
 
 from dagster_project import pipeline
-from dagster_project.automation import HOST, PROCESS, forget_dead_runs
+from dagster_project.alerting import HOST, PROCESS
+from dagster_project.automation import forget_dead_runs
 from dagster_project.event_log import OPEN_FILES, EventLog
 from dagster_project.resources import POOL, prepare_environment
 from dagster_project.transform.dbt import DbtError, run_dbt
