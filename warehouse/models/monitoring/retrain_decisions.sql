@@ -10,12 +10,15 @@ with served as (
 
 model_versions as (
     select
-        model_version,
-        status,
-        trained_through,
-        n_train + n_eval as n_labels,
-        cast({{ regex_group('model_version', '^v([0-9]+)$', 1) }} as integer) as number
-    from {{ source('training', 'model_versions') }}
+        versions.model_version,
+        -- who loses the comparison of this build is rejected right behind it
+        case when lost.challenger is not null then 'rejected' else versions.status end as status,
+        versions.trained_through,
+        versions.n_train + versions.n_eval as n_labels,
+        cast({{ regex_group('versions.model_version', '^v([0-9]+)$', 1) }} as integer) as number
+    from {{ source('training', 'model_versions') }} as versions
+    left join {{ ref('challenger_comparisons') }} as lost
+        on versions.model_version = lost.challenger and lost.verdict = 'reject'
 ),
 
 drift as (
