@@ -44,6 +44,7 @@ def test_months_added_one_by_one_equal_a_full_refresh_row_for_row(home) -> None:
     late = factories.hdb_rows("2020-12", months=1, per_month=15, seed=99)
     late = changed(late, "replace ('late-' || _id as _id)")
     corrected = repriced(factories.with_month(every, "2021-03"), 1.25)
+    unpriced = changed(factories.with_month(every, "2021-01"), "replace ('' as resale_price)")
     earlier = changed(every, "", "month < '2022-03' or month not similar to '[0-9]{4}-[0-9]{2}'")
     parts = {
         "1_history.csv": earlier,
@@ -54,6 +55,7 @@ def test_months_added_one_by_one_equal_a_full_refresh_row_for_row(home) -> None:
         "5_corrected.csv": corrected,
         # two months without a sale: what is known of places goes on meanwhile
         "6_after_a_gap.csv": changed(factories.with_month(every, "2022-05"), "replace ('2022-07' as month)"),
+        "7_unpriced.csv": unpriced,
     }
     stepwise, at_once = home("hdb", "stepwise"), home("hdb", "at_once")
     for name, part in parts.items():
@@ -75,7 +77,8 @@ def test_months_added_one_by_one_equal_a_full_refresh_row_for_row(home) -> None:
         "(select unnest(reasons) as reason from intermediate.int_observations_rejected) group by reason"
     ).to_pylist()
     counts = {r["reason"]: r["n"] for r in reasons}
-    assert counts["superseded"] == 5 + corrected.num_rows
+    assert counts["superseded"] == 5 + corrected.num_rows + unpriced.num_rows
+    assert counts["price:taken_back"] == unpriced.num_rows
     assert counts["sold_month:missing"] == 3
 
 
