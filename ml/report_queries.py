@@ -61,6 +61,11 @@ with verdicts as (
     where model_version = $version and split = $split and segment_type = 'month'
         and segment = cast(cast($month as date) as varchar)
     union all
+    -- against what the version promised when it was trained
+    select 'error and level', status from monitoring.served_months where model_version = $version and month = $month
+    union all
+    select 'drift', status from monitoring.drift_by_month where model_version = $version and month = $month
+    union all
     -- counts that add up say nothing of the model
     select 'row counts', status from monitoring.reconciliation where status <> 'pass'
 )

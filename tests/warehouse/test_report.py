@@ -91,6 +91,9 @@ create table monitoring.interval_coverage as
     select 'v1' as model_version, 'holdout' as split, segment_type, segment, level_pct, count(*) as n,
         level_pct - 1.5e0 as coverage_pct, 2e1 as mean_width_pct, if(segment_type = 'month', 'warn', 'pass') as status
     from cuts, (select unnest([50, 80, 95]) as level_pct) group by segment_type, segment, level_pct;
+create table monitoring.served_months as select 'v1' as model_version, month, 'pass' as status
+    from predictions.predictions_matched group by month;
+create table monitoring.drift_by_month as from monitoring.served_months;
 create table monitoring.feature_importance_by_month as select model_version, month, feature, count(*) as n,
     avg(abs(contribution)) as mean_absolute_contribution, avg(abs(contribution)) / 1000 as mean_absolute_share_pct,
     any_value("rank") as importance_rank, if(month = $months[1], null, 0.25) as change_in_share_pct
@@ -202,7 +205,11 @@ def test_status_is_the_worst_verdict_of_the_month_and_names_it(made: Make):
     # another month's verdict says nothing of this one
     change(settings, "update monitoring.reconciliation set status = 'pass', difference = 0")
     change(settings, "update monitoring.interval_coverage set status = 'pass' where segment = '2023-06-01'")
-    assert "<p>Within limits: error and level, ranges, ratio study.</p>" in report(settings)
+    assert "<p>Within limits: drift, error and level, ranges, ratio study.</p>" in report(settings)
+    # what the month is beside the evaluation window, and beside what was learned from
+    change(settings, "update monitoring.served_months set status = 'fail' where month = '2023-06-01'")
+    change(settings, "update monitoring.drift_by_month set status = 'warn' where month = '2023-06-01'")
+    assert "<p>Fail: error and level. Warning: drift.</p>" in report(settings)
 
 
 def test_the_page_fetches_nothing_and_holds_every_picture(made: Make):
