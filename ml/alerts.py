@@ -33,6 +33,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml.settings import Settings, command
 from ml.verdicts import CHECKS, DECISION
+from ml.words import counted
 
 Kind = Literal[
     "file_quarantined",
@@ -119,7 +120,7 @@ class Delivery:
     waiting: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        parts = [f"{len(self.new)} new event{'s' * (len(self.new) != 1)}"]
+        parts = [counted(len(self.new), "new event")]
         parts += [f"{n} sent by {channel}" for channel, n in self.sent.items() if n]
         parts += [f"{n} waiting for {channel}" for channel, n in self.waiting.items() if n]
         return ", ".join(parts)

@@ -20,6 +20,11 @@ MINUS = "\N{MINUS SIGN}"
 STATUS_WORDS = {"pass": "pass", "warn": "warning", "fail": "fail", "insufficient_data": "too few rows"}
 
 
+def counted(n: int, noun: str) -> str:
+    """``1 month``, ``1,234 months``."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
 def feature_label(contract: Contract, feature: str) -> str:
     """A feature's name as words, for example ``past price: town, 3 months``; other names come back as they are."""
     labels = {"month_of_year": "month of the year", "(recent errors)": "recent errors of like homes"}
@@ -31,12 +36,12 @@ def feature_label(contract: Contract, feature: str) -> str:
         first, last = e.months_back
         columns = [{"area": contract.area, "locality": contract.locality}.get(key, key) for key in e.key_words]
         where = " + ".join(column.replace("_", " ") for column in columns) or "whole market"
-        span = f"{last} months before" if first == last else f"months {first} to {last} before"
-        span = f"{last} months" if first == 1 else span
+        span = f"{counted(last, 'month')} before" if first == last else f"months {first} to {last} before"
+        span = counted(last, "month") if first == 1 else span
         labels[f"{e.name}_to_level"] = f"past price: {where}, {span}"
         labels[f"{e.name}_n"] = f"past sales: {where}, {span}"
         labels[f"{e.name}_frequency"] = f"share of sales: {where}, {span}"
-        labels |= {f"{e.name}_change_{m}m": f"price change over {m} months: {where}" for m in e.changes}
+        labels |= {f"{e.name}_change_{m}m": f"price change over {counted(m, 'month')}: {where}" for m in e.changes}
         if e.differs_in:
             labels[f"{e.name}_{e.differs_in}_difference"] = f"{e.differs_in.replace('_', ' ')} against past: {where}"
     return labels.get(feature, feature)

@@ -14,6 +14,7 @@ from expectations.runner import ExpectationResult
 from ml.contract import Contract
 from ml.registry import ModelVersion, challenger, required_champion
 from ml.score import scorable_months, score_months
+from ml.words import counted
 
 KEY = dg.AssetKey(["predictions", "predictions"])
 #: Tag of a run that somebody asked for in the UI, for a range of months.
@@ -66,7 +67,7 @@ def _score(
     version: ModelVersion,
     months: list[date],
 ) -> dict[date, int]:
-    report = progress(context, f"score {len(months)} months with {version.model_version} ({version.status})")
+    report = progress(context, f"score {counted(len(months), 'month')} with {version.model_version} ({version.status})")
     return score_months(
         connection, housing.settings, housing.contract, version, months, run_id=context.run_id, progress=report
     )

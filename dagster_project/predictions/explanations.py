@@ -12,6 +12,7 @@ from dagster_project.resources import POOL, Housing
 from ml.contract import Contract
 from ml.explain import explain_months, unexplained_months
 from ml.registry import champion
+from ml.words import counted
 
 TABLES = {
     "explanations": "What each feature adds to each predicted price, in currency (SHAP).",
@@ -48,7 +49,7 @@ def explanation_assets(contract: Contract) -> dg.AssetsDefinition:
             months = [month for month in months if first <= month <= until]
             rows = {}
             if version and months:
-                report = progress(context, f"explain {len(months)} months of {version.model_version}")
+                report = progress(context, f"explain {counted(len(months), 'month')} of {version.model_version}")
                 rows = explain_months(connection, housing.settings, housing.contract, version, months, progress=report)
         for name in TABLES:
             yield dg.MaterializeResult(

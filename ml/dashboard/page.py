@@ -126,10 +126,6 @@ def plain(text: str) -> str:
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", linkless)
 
 
-def homes(n: int) -> str:
-    return "1 home" if n == 1 else f"{n:,} homes"
-
-
 def head(title: str, about: str) -> None:
     st.title(title, anchor=False)
     st.html(f'<p class="h-about">{escape(about)}</p>')

@@ -5,8 +5,9 @@ from __future__ import annotations
 import streamlit as st
 
 from ml.dashboard import charts, queries
-from ml.dashboard.page import Page, chart, head, homes, nothing
+from ml.dashboard.page import Page, chart, head, nothing
 from ml.dashboard.views import predictions
+from ml.words import counted
 
 #: What a dot's colour tells, by the words on the page.
 MEASURES = {"error": "pct_error", "size of error": "mdape_pct", "price": "predicted_price"}
@@ -48,6 +49,5 @@ def render(page: Page) -> None:
         currency=page.contract.currency,
     )
     chart(figure, key="map", alt=f"Map of the homes; colour is the {measure}, size the number of homes")
-    dots = "1 dot" if len(drawn) == 1 else f"{len(drawn):,} dots"
-    drawn_homes = homes(sum(r["n"] for r in drawn))
+    dots, drawn_homes = counted(len(drawn), "dot"), counted(sum(r["n"] for r in drawn), "home")
     st.caption(f"{drawn_homes} in {dots}; a dot gathers its neighbourhood, and grows with its homes.")

@@ -15,13 +15,12 @@ from ml.dashboard.page import (
     choose_one,
     choose_some,
     head,
-    homes,
     nothing,
     section,
     tiles,
 )
 from ml.dashboard.queries import Filters
-from ml.words import MISSING, number
+from ml.words import MISSING, counted, number
 
 DOTS = 400
 TABLE_ROWS = 500
@@ -119,7 +118,7 @@ def _trend(page: Page, filters: Filters) -> None:
 
 def _dots(page: Page, filters: Filters) -> None:
     sample = page.snapshot.ask(queries.sample(filters, DOTS), **filters.parameters)
-    drawn = f"{DOTS:,} of them, drawn by a hash" if sample.num_rows == DOTS else homes(sample.num_rows)
+    drawn = f"{DOTS:,} of them, drawn by a hash" if sample.num_rows == DOTS else counted(sample.num_rows, "home")
     section("Predicted against paid", f"{drawn}; above the line: too high.")
     if not sample.num_rows:
         nothing("No price is known here yet.", "It appears when actual prices land.")
