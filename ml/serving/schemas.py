@@ -150,9 +150,13 @@ def _kind(contract: Contract, column: Column) -> Any:
             float, Field(ge=low, le=high, strict=True, allow_inf_nan=False, description=_joined(about)),
         ]  # fmt: skip
     if column.type == "date":
+        # the document shows the pattern, and `_date` says in words what does not match it
         pattern = _pattern(column.format or "")
         described = Field(
-            strict=True, max_length=40, pattern=pattern, description=_joined([*about, f"as {column.format}"])
+            strict=True,
+            max_length=40,
+            description=_joined([*about, f"as {column.format}"]),
+            json_schema_extra={"pattern": pattern} if pattern else None,
         )
         return Annotated[str, described, AfterValidator(_date(contract, column))]
     if column.values:
@@ -212,13 +216,18 @@ def _pattern(date_format: str) -> str | None:
 
 
 def _date(contract: Contract, column: Column) -> Callable[[str], str]:
+    pattern = re.compile(_pattern(column.format or "") or ".*", re.DOTALL)
+    like = f"is no date as {column.format}, like {dt.date(2023, 12, 31).strftime(column.format or '%Y-%m-%d')}"
+
     @functools.lru_cache(4_096)  # the rows of a request have few dates, and strptime is slow
     def problem(text: str, today: dt.date) -> str | None:
         try:
             text.encode("ascii")  # an error of it is a ValueError as well
+            if not pattern.fullmatch(text):
+                return like
             found = dt.datetime.strptime(text, column.format or "%Y-%m-%d").date()
         except ValueError:
-            return f"is no date as {column.format}"
+            return like
         if column.name != contract.observed_on:
             return None
         last = today + dt.timedelta(days=FUTURE_DAYS)

@@ -209,6 +209,13 @@ def test_dates_have_ascii_digits_whatever_their_format(served: Home) -> None:
         check("10 \uff12\uff10\uff12\uff11-12")
 
 
+def test_what_is_no_date_is_told_by_an_example(api: Api, example: dict[str, Any]) -> None:
+    for text in ("2023-1", "2023/12", "2023-12\n", "December", ""):
+        answer = api.client.post("/v1/predict", json={**example, "sold_month": text})
+        assert answer.status_code == 422, text
+        assert answer.json()["errors"] == [{"field": "sold_month", "reason": "is no date as %Y-%m, like 2023-12"}], text
+
+
 def refused_rows(api: Api) -> float:
     found = re.search(r'^housing_rows_refused_total\{why="invalid"\} (.+)$', api.client.get("/metrics").text, re.M)
     return float(found[1]) if found else 0
