@@ -27,8 +27,18 @@ ALLOCATOR = "tcache_nslots_large:20000,tcache_max:1048576,tcache_gc_incr_bytes:1
 #: Commands that run until they are interrupted.
 SERVICES = frozenset({"dashboard", "serve", "ui"})
 INTERRUPTED = "interrupted; the same command goes on where it stopped"
-#: What a full disk is called by Linux and DuckDB, and by SQLite.
-DISK_FULL = ("No space left on device", "disk is full")
+#: What to do about what Linux, DuckDB and SQLite say of the machine.
+ADVICE = {
+    ("No space left on device", "disk is full"): (
+        "no space left on the disk of HOUSING_HOME; free some and type the same command again"
+    ),
+    ("Permission denied", "Read-only file system", "readonly database"): (
+        "this user may not write there; change its permissions, or set HOUSING_HOME to a folder that may be written to"
+    ),
+    ("not a valid DuckDB database file", "Could not read enough bytes", "Corrupt database file"): (
+        "a file of the warehouse was damaged; docs/runbook.md says under `a file was damaged` how it is restored"
+    ),
+}
 
 
 class _Commands(TyperGroup):
@@ -442,8 +452,9 @@ def main() -> None:
 
 def _sentence(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    if any(words in text for words in DISK_FULL):
-        text = f"no space left on the disk of HOUSING_HOME; free some and type the same command again ({text})"
+    advice = next((told for said, told in ADVICE.items() if any(words in text for words in said)), None)
+    if advice:
+        text = f"{advice} ({text})"
     return text if len(text) < 1500 else text[:1500] + " …"
 
 
