@@ -178,6 +178,7 @@ def test_dbt_tells_what_began_an_error_and_no_trace() -> None:
         ("[Errno 30] Read-only file system: '/x/landing'", "set HOUSING_HOME to a folder that may be written to"),
         ("(sqlite3.OperationalError) attempt to write a readonly database", "change its permissions"),
         ('IO Error: The file "/x/hdb.duckdb" exists, but it is not a valid DuckDB database file!', "docs/runbook.md"),
+        ("IO Error: Corrupt database file: computed checksum 1 does not match stored checksum 2", "docs/runbook.md"),
     ],
 )
 def test_what_is_wrong_with_the_machine_is_told_with_what_to_do(said: str, advice: str) -> None:
