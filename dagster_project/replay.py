@@ -169,7 +169,10 @@ def _start(own: Settings, contract: Contract, plan: Plan, params: Params) -> Non
         through = f"{add_months(plan.first, -1):%Y-%m}"
         version = train_and_register(connection, own, contract, through=through, params=params, actor="replay").version
         if version.status != "champion":
-            raise ReplayError(f"the model through {through} did not pass its gate: {'; '.join(version.reasons)}")
+            raise ReplayError(
+                f"the model through {through} did not pass its gate: {'; '.join(version.reasons)}; begin later "
+                "(--from), so that it learns from more months, or mend the gate of the contract"
+            )
 
 
 def _walk(own: Settings, contract: Contract, plan: Plan, params: Params, month: date) -> None:
