@@ -15,7 +15,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILES = "select status, count(*) as files, sum(rows)::bigint as rows from raw.files group by status order by status"
-QUARANTINED = "select file, reason from raw.files where status = 'quarantined' order by loaded_at desc, file limit 5"
+#: Files that were refused and have not come again mended, under the same name.
+QUARANTINED = """
+select file, reason, strftime(loaded_at, '%Y-%m-%d') as day from raw.files
+qualify row_number() over (partition by file order by batch desc) = 1 and status = 'quarantined'
+order by loaded_at desc, file limit 5
+"""
 ROWS = """
 select
     sum(landed)::bigint as landed, sum(accepted_train)::bigint as train, sum(accepted_eval)::bigint as eval,
@@ -103,7 +108,7 @@ def as_text(settings: Settings) -> str:
     figures = collect(settings)
     rows = figures["rows"]
     lines = ["", f"{figures['dataset']}: {_files(figures['files'])}"]
-    lines += [f"  quarantined  {q['file']}: {q['reason']}" for q in figures["quarantined"]]
+    lines += [f"  quarantined  {q['file']} on {q['day']}: {q['reason']}" for q in figures["quarantined"]]
     lines += [
         f"  landed       {_n(rows['landed'])} rows",
         f"  accepted     {_n(rows['train'])} train, {_n(rows['eval'])} eval, {_n(rows['holdout'])} holdout, "

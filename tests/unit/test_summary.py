@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import duckdb
 import pytest
 
-from dagster_project.summary import _model
+from dagster_project.summary import QUARANTINED, _model
 
 
 @pytest.mark.parametrize(
@@ -44,3 +45,19 @@ def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:
     assert lines[-1].endswith("retrain after 2022-01 (mdape_pct); type: housing retrain -d ames")
     lines = _model(figures | {"latest_version": latest, "decision": decision | {"is_done": True}})
     assert lines[-1].endswith("(mdape_pct); done")
+
+
+def test_a_file_that_came_again_mended_is_not_told_as_quarantined() -> None:
+    with duckdb.connect() as connection:
+        connection.execute(
+            """
+            create schema raw;
+            create table raw.files as from (values
+                ('a.csv', 'quarantined', 'first', 1, timestamp '2024-01-01 10:00:00'),
+                ('b.csv', 'quarantined', 'of b', 2, timestamp '2024-01-02 10:00:00'),
+                ('a.csv', 'quarantined', 'second', 3, timestamp '2024-01-03 10:00:00'),
+                ('b.csv', 'loaded', null, 4, timestamp '2024-01-04 10:00:00')
+            ) as f (file, status, reason, batch, loaded_at)
+            """
+        )
+        assert connection.execute(QUARANTINED).fetchall() == [("a.csv", "second", "2024-01-03")]
