@@ -197,14 +197,16 @@ def promote(settings: Settings, version: str | None, *, show: Reporter) -> list[
     """Make the challenger, or a version by name, champion; score what it has not scored."""
     from ml.promotion import promote as move
 
-    return _move(settings, "housing promote", show, lambda c: move(c, settings, version, actor=_user()))
+    return _move(
+        settings, "housing promote", show, lambda c: move(c, settings, load(settings.dataset), version, actor=_user())
+    )
 
 
 def rollback(settings: Settings, *, show: Reporter) -> list[str]:
     """Give the alias back to the champion before this one."""
     from ml.promotion import rollback as move
 
-    return _move(settings, "housing rollback", show, lambda c: move(c, settings, actor=_user()))
+    return _move(settings, "housing rollback", show, lambda c: move(c, settings, load(settings.dataset), actor=_user()))
 
 
 def _move(

@@ -198,7 +198,7 @@ def _walk(own: Settings, contract: Contract, plan: Plan, params: Params, month: 
                 )
                 trained = outcome.version if outcome.trained else None
                 if plan.policy == "every-month" and outcome.version.status == "challenger":
-                    moves += promote(connection, own, outcome.version.model_version, actor="replay")
+                    moves += promote(connection, own, contract, outcome.version.model_version, actor="replay")
         if trained and plan.policy == "on-decision":
             _judge(own, "challenger_comparisons")
             with connect(own) as connection:

@@ -24,16 +24,11 @@ import pyarrow.parquet as pq
 import xgboost as xgb
 
 from ml.baselines import LinearModel
+from ml.views import standing_views
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Views that lead from landed text to features, in order; ``{dataset}`` is filled in.
-VIEWS = (
-    "staging.stg_{dataset}__observations",
-    "intermediate.int_observations_checked",
-    "features.features_as_of",
-)
 #: A request is neither deduplicated nor filtered: every row gets its answer, with reasons where there is no price.
 REQUEST_VIEW = "create view intermediate.int_observations as select * from intermediate.int_observations_checked"
 NO_LEVEL = "no price level is known for its place and month"
@@ -111,13 +106,14 @@ class Bundle:
             }
         )
 
-    def features(self, raw_rows: pa.Table | pd.DataFrame) -> pa.Table:
+    def features(self, raw_rows: pa.Table | pd.DataFrame, twin: duckdb.DuckDBPyConnection | None = None) -> pa.Table:
         """Features of raw rows by the warehouse's SQL: ids, target_offset, every feature (DOUBLE), reasons.
 
-        One row per row, in its order. Raises BundleError when headers are missing.
+        One row per row, in its order, with the encodings of a ``twin`` where one is given. Raises BundleError when
+        headers are missing.
         """
         wanted = ", ".join(f"f.{_quoted(name)}" for name in self.features_used)
-        with self._request(raw_rows) as connection:
+        with self._request(raw_rows, twin) as connection:
             return connection.execute(
                 f"""
                 select
@@ -129,6 +125,11 @@ class Bundle:
                 order by c._row
                 """
             ).to_arrow_table()
+
+    @cached_property
+    def views(self) -> list[tuple[str, str]]:
+        """Name and SQL of each view that leads from landed text to features, as they stood in the warehouse."""
+        return [(name, sql) for name, sql in json.loads((self._folder / "sql.json").read_text(encoding="utf-8"))]
 
     @cached_property
     def _database(self) -> duckdb.DuckDBPyConnection:
@@ -179,7 +180,7 @@ class Bundle:
             if relation != "features.encodings":
                 path = str(self._folder / name)
                 connection.execute(f"create table {relation} as select * from read_parquet(?)", [path])
-        for relation, sql in json.loads((self._folder / "sql.json").read_text(encoding="utf-8")):
+        for relation, sql in self.views:
             if relation == "features.features_as_of":
                 connection.execute(REQUEST_VIEW)
             connection.execute(sql)
@@ -192,10 +193,12 @@ class Bundle:
         return connection
 
     @contextmanager
-    def _request(self, raw_rows: pa.Table | pd.DataFrame) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _request(
+        self, raw_rows: pa.Table | pd.DataFrame, twin: duckdb.DuckDBPyConnection | None
+    ) -> Iterator[duckdb.DuckDBPyConnection]:
         """A connection that alone sees these rows: they are inserted in a transaction that is never committed."""
         with self._lock:
-            connection = self._database.cursor()
+            connection = (twin or self._database).cursor()
         try:
             self.insert(connection, raw_rows)
             yield connection
@@ -257,11 +260,10 @@ def write_bundle(
     """Write a version's files; SQL, encodings and reference tables are read from the working warehouse.
 
     ``metadata`` has at least ``dataset`` and ``features``. The folder is a bundle once ``seal_bundle`` has named its
-    version. Raises BundleError when a view is missing.
+    version. Raises MissingViewError.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = [name.format(dataset=metadata["dataset"]) for name in VIEWS]
-    views = [(name, _view_sql(connection, name)) for name in names]
+    views = standing_views(connection, metadata["dataset"])
     tables = {"features.encodings": "encodings.parquet"}
     for (name,) in connection.execute(
         "select table_name from duckdb_tables() where database_name = current_database() and schema_name = 'staging'"
@@ -289,17 +291,6 @@ def seal_bundle(folder: Path, model_version: str) -> None:
     files = sorted(path for path in folder.iterdir() if path.name != "metadata.json")
     metadata |= {"model_version": model_version, "files": {path.name: _sha256(path) for path in files}}
     write_json(folder / "metadata.json", {**metadata, "sha256": _digest_of(metadata)})
-
-
-def _view_sql(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
-    schema, name = relation.split(".")
-    found = connection.execute(
-        "select sql from duckdb_views() where database_name = current_database() and schema_name = ? and view_name = ?",
-        [schema, name],
-    ).fetchone()
-    if not found:
-        raise BundleError(f"the warehouse has no view {relation}; run `dbt build` (or `housing run`) first")
-    return found[0]
 
 
 def _as_columns(raw_rows: pa.Table | pd.DataFrame) -> dict[str, pa.Array | pa.ChunkedArray]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 from ml import comparables
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
+from ml.own_features import features_of
 from ml.registry import ModelVersion, challenger, champion, load_bundle
 from ml.score import FINGERPRINT, scorable_months
 from ml.settings import Settings
@@ -57,7 +58,7 @@ def explain_months(
     done, total = 0, sum(counts.values())
     sales = comparables.sales(connection, bundle, contract, months)
     for block in _blocks(counts):
-        rows = _read(connection, bundle, version, block)
+        rows = _read(connection, bundle, contract, version, block)
 
         def told(trees: int, of: int, before: int = done, n: int = rows.num_rows) -> None:
             if progress:
@@ -162,10 +163,15 @@ def _blocks(counts: dict[date, int]) -> Iterator[list[date]]:
 
 
 def _read(
-    connection: duckdb.DuckDBPyConnection, bundle: Bundle, version: ModelVersion, months: Sequence[date]
+    connection: duckdb.DuckDBPyConnection,
+    bundle: Bundle,
+    contract: Contract,
+    version: ModelVersion,
+    months: Sequence[date],
 ) -> pa.Table:
     """Features of the version's predictions of some months, month by month."""
     columns = ", ".join(f"f.{quoted(name)}" for name in bundle.features_used)
+    features = features_of(connection, bundle, contract, months)
     with in_order(connection):
         return connection.execute(
             f"""
@@ -173,7 +179,7 @@ def _read(
                 coalesce(p.recent_error, 0) as recent_error,
                 p.built_through_batch is distinct from f.built_through_batch as stands, {columns}
             from ({_to_explain(version, months)}) as p
-            inner join features.features as f on p.observation_id = f.observation_id
+            inner join {features} as f on p.observation_id = f.observation_id
             order by p.month, p.observation_id
             """
         ).to_arrow_table()

@@ -16,7 +16,8 @@ import duckdb
 
 from ml.contract import Contract
 from ml.mlflow_store import open_registry
-from ml.registry import CHALLENGER, CHAMPION, ModelVersion, challenger, champion, versions
+from ml.own_features import require_encodings
+from ml.registry import CHALLENGER, CHAMPION, ModelVersion, challenger, champion, load_bundle, versions
 from ml.settings import Settings, command, nothing_built
 from ml.warehouse import is_built, transaction, utc_now
 
@@ -200,8 +201,13 @@ def carry_out(
         return follow_aliases(connection, client, name)
 
 
-def promote(connection: duckdb.DuckDBPyConnection, settings: Settings, version: str | None, *, actor: str) -> list[str]:
-    """Make a version champion by hand: the challenger, or any by name. Raises PromotionError where there is none."""
+def promote(
+    connection: duckdb.DuckDBPyConnection, settings: Settings, contract: Contract, version: str | None, *, actor: str
+) -> list[str]:
+    """Make a version champion by hand: the challenger, or any by name.
+
+    Raises PromotionError where there is none, ChangedEncodingError for one that can price nothing any more.
+    """
     if not is_built(connection, "training.model_versions") or not versions(connection):
         raise PromotionError(nothing_built(settings.dataset))
     client = open_registry(settings)
@@ -213,6 +219,7 @@ def promote(connection: duckdb.DuckDBPyConnection, settings: Settings, version: 
         )
     if found.status == CHAMPION:
         return [*moved, f"{found.model_version} is champion already"]
+    require_encodings(load_bundle(settings, found), contract)
     reason = f"{actor} promoted {found.model_version} by hand"
     comparison = latest_comparison(connection)
     _promote(client, settings.registered_model, found.model_version, actor, reason)
@@ -222,10 +229,10 @@ def promote(connection: duckdb.DuckDBPyConnection, settings: Settings, version: 
         return follow_aliases(connection, client, settings.registered_model)
 
 
-def rollback(connection: duckdb.DuckDBPyConnection, settings: Settings, *, actor: str) -> list[str]:
+def rollback(connection: duckdb.DuckDBPyConnection, settings: Settings, contract: Contract, *, actor: str) -> list[str]:
     """Give the alias back to the champion before this one. Its predictions still stand, row for row.
 
-    Raises PromotionError where there was none.
+    Raises PromotionError where there was none, ChangedEncodingError where it can price nothing any more.
     """
     if not is_built(connection, "training.model_versions"):
         raise PromotionError(nothing_built(settings.dataset))
@@ -238,6 +245,7 @@ def rollback(connection: duckdb.DuckDBPyConnection, settings: Settings, *, actor
     previous, _ = _last_move(connection, current) if current else (None, None)
     if current is None or previous is None:
         raise PromotionError("there was no champion before this one, so there is nothing to go back to")
+    require_encodings(load_bundle(settings, _named(connection, previous)), contract)
     reason = f"{actor} rolled {current.model_version} back to {previous}"
     _give(client, settings.registered_model, CHAMPION, previous[1:], actor=actor, reason=reason)
     _set_aside(client, settings.registered_model, reason)

@@ -66,11 +66,14 @@ def correct(connection: duckdb.DuckDBPyConnection, contract: Contract, version: 
     """Bring the version's prices of a month and of later ones to where its recent errors say; the caller's transaction.
 
     Scoring months moves those after them, to which their errors are known. Reasons of prices that moved are forgotten.
-    Nothing happens where the contract names no ``recent_errors``.
+    Where the contract names no ``recent_errors``, prices moved only by being made again.
     """
-    if not (rule := contract.recent_errors):
-        return
-    name = version.model_version
+    if contract.recent_errors:
+        _move(connection, contract.recent_errors, version.model_version, since)
+    connection.execute(FORGET_OUTDATED, {"version": version.model_version, "month": since})
+
+
+def _move(connection: duckdb.DuckDBPyConnection, rule: RecentErrors, name: str, since: date) -> None:
     connection.execute("delete from predictions.recent_errors where model_version = ?", [name])
     first, last = rule.months_back
     connection.execute(REMEMBER, {"version": name, "first": first, "last": last})
@@ -98,7 +101,6 @@ def correct(connection: duckdb.DuckDBPyConnection, contract: Contract, version: 
         """,
         {"version": name, "month": since},
     )
-    connection.execute(FORGET_OUTDATED, {"version": name, "month": since})
 
 
 def _mixed(rule: RecentErrors) -> str:

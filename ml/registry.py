@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 
 #: What of this package travels with a model: enough to load and run a bundle, and nothing that needs more libraries.
-BUNDLE_CODE = ("__init__.py", "baselines.py", "bundle.py")
+BUNDLE_CODE = ("__init__.py", "baselines.py", "bundle.py", "views.py")
 #: Libraries a bundle needs; versions are pinned to those installed.
 BUNDLE_LIBRARIES = ("duckdb", "mlflow", "numpy", "pandas", "pyarrow", "xgboost-cpu", "xgboost")
 

@@ -1,7 +1,7 @@
 """Predictions into ``predictions.predictions``: a month by a registered version, and a version's evaluation window.
 
-Features come from ``features.features`` in Arrow batches; nothing is fitted or derived here. Raw rows are predicted by
-``ml/bundle.py``; predictions of the unfitted baselines are a dbt model.
+Features come from ``features.features`` in Arrow batches, or as ``ml/own_features.py`` makes them; nothing is fitted or
+derived here. Raw rows are predicted by ``ml/bundle.py``; predictions of the unfitted baselines are a dbt model.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pyarrow as pa
 from ml.bundle import Bundle, feature_matrix
 from ml.contract import Contract
 from ml.dataset import IDENTITY
+from ml.own_features import features_of
 from ml.recent_errors import correct
 from ml.registry import CHALLENGER, ModelVersion, load_bundle
 from ml.settings import Settings
@@ -111,11 +112,12 @@ def _score(
     scored_at = utc_now()
     # a second connection reads while the first writes; both see the warehouse as it stands now
     with closing(connection.cursor()) as reading, transaction(connection):
+        features = features_of(reading, bundle, contract, months)
         _forget(connection, version, months)
         reader = reading.execute(
             f"""
             select {columns}, price is not null as is_priced
-            from features.features where month in {months_in(months)} and {_to_score(version)}
+            from {features} where month in {months_in(months)} and {_to_score(version)}
             """
         ).to_arrow_reader(BATCH_ROWS)
         for batch in reader:

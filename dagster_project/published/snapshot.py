@@ -19,6 +19,7 @@ import duckdb
 
 from ml.durable import sync
 from ml.settings import Settings, run_command
+from ml.views import MissingViewError, definition_of, standing_views
 from ml.warehouse import connect, quoted, utc_now, warehouse_lock
 
 #: Layout of the file: DuckDB 0.10 and later can open it, whichever version wrote it.
@@ -272,19 +273,28 @@ def _write_changes(connection: duckdb.DuckDBPyConnection, settings: Settings, as
     return True
 
 
+def _features_definition(connection: duckdb.DuckDBPyConnection, dataset: str) -> str | None:
+    """What a feature is here, for readers that know how a version learned it; None before dbt built any."""
+    try:
+        return definition_of(standing_views(connection, dataset))
+    except MissingViewError:
+        return None
+
+
 def _finish(connection: duckdb.DuckDBPyConnection, settings: Settings, content: _Content) -> None:
     """Say in the snapshot what it holds, then close it."""
     connection.execute(
         """
         create table snapshot.published.about as select
             $dataset as dataset, $published_at::timestamp as published_at, $fingerprint as fingerprint,
-            $duckdb_version as duckdb_version
+            $duckdb_version as duckdb_version, $features_definition as features_definition
         """,
         {
             "dataset": settings.dataset,
             "published_at": utc_now(),
             "fingerprint": content.fingerprint,
             "duckdb_version": duckdb.__version__,
+            "features_definition": _features_definition(connection, settings.dataset),
         },
     )
     connection.execute(

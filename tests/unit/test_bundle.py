@@ -22,6 +22,7 @@ from ml.dataset import read, select, training_window
 from ml.registry import _save_model
 from ml.settings import Settings
 from ml.train import fit
+from ml.views import MissingViewError
 from ml.warehouse import connect
 from tests import toy
 
@@ -172,7 +173,7 @@ def test_a_warehouse_without_the_views_is_refused(tmp_path: Path, settings: Sett
     shutil.copytree(settings.home, tmp_path / "home")
     with connect(Settings(home=tmp_path / "home", dataset="toy")) as connection:
         connection.execute("drop view features.features_as_of")
-        with pytest.raises(BundleError, match=r"has no view features.features_as_of; run `dbt build`"):
+        with pytest.raises(MissingViewError, match=r"has no view features.features_as_of; run `dbt build`"):
             write_bundle(
                 tmp_path / "b", connection, contract={}, booster=b"", linear=None, metadata={"dataset": "toy"}  # type: ignore
             )  # fmt: skip

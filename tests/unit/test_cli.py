@@ -93,9 +93,9 @@ def test_what_asks_for_a_build_says_that_there_was_none(home: Path) -> None:
             with pytest.raises(DatasetError, match=said):
                 folds.numbers(connection, contract)
             with pytest.raises(PromotionError, match=said):
-                promote(connection, settings, "v9", actor="test")
+                promote(connection, settings, load(settings.dataset), "v9", actor="test")
             with pytest.raises(PromotionError, match="nothing was built" if not prepared else "no champion before"):
-                rollback(connection, settings, actor="test")
+                rollback(connection, settings, load(settings.dataset), actor="test")
         with pytest.raises(ReplayError, match=said):
             walk()
 

@@ -161,14 +161,14 @@ def test_in_manual_mode_a_person_promotes(warehouse: duckdb.DuckDBPyConnection, 
     assert carry_out(warehouse, settings, manual) == ["v2 waits for `housing promote -d toy`: because"]
     assert carry_out(warehouse, settings, manual) == []
     assert _statuses(warehouse) == ["champion", "challenger"]
-    said = promote(warehouse, settings, None, actor="ann")
+    said = promote(warehouse, settings, toy.CONTRACT, None, actor="ann")
     assert said[0] == "champion is v2: ann promoted v2 by hand"
     assert _moves(warehouse)[-2] == ("champion", "v2", "v1", "ann")
-    assert promote(warehouse, settings, "v2", actor="ann") == ["v2 is champion already"]
+    assert promote(warehouse, settings, toy.CONTRACT, "v2", actor="ann") == ["v2 is champion already"]
     with pytest.raises(PromotionError, match=r"no challenger to promote; name a version: housing promote -d toy v2$"):
-        promote(warehouse, settings, None, actor="ann")
+        promote(warehouse, settings, toy.CONTRACT, None, actor="ann")
     with pytest.raises(PromotionError, match="no version v9; there are: v1, v2"):
-        promote(warehouse, settings, "v9", actor="ann")
+        promote(warehouse, settings, toy.CONTRACT, "v9", actor="ann")
 
 
 def test_what_waited_for_a_person_is_promoted_when_the_contract_no_longer_wants_one(
@@ -186,14 +186,14 @@ def test_a_move_that_was_killed_is_finished_in_the_name_of_whoever_made_it(
     client, name = open_registry(settings), settings.registered_model
     promotion._promote(client, name, "v2", "ann", "ann promoted v2 by hand")
     assert _statuses(warehouse) == ["champion", "challenger"], "killed before the warehouse heard of it"
-    said = promote(warehouse, settings, "v2", actor="bob")
+    said = promote(warehouse, settings, toy.CONTRACT, "v2", actor="bob")
     assert said == [
         "champion is v2: ann promoted v2 by hand", "challenger is nobody: ann promoted v2 by hand",
         "v2 is champion already",
     ]  # fmt: skip
     assert _moves(warehouse)[-2] == ("champion", "v2", "v1", "ann")
     promotion._give(client, name, "champion", "1", actor="ann", reason="ann rolled v2 back to v1")
-    assert rollback(warehouse, settings, actor="bob") == ["champion is v1: ann rolled v2 back to v1"]
+    assert rollback(warehouse, settings, toy.CONTRACT, actor="bob") == ["champion is v1: ann rolled v2 back to v1"]
     assert _statuses(warehouse) == ["champion", "archived"]
 
 
@@ -205,7 +205,7 @@ def test_a_rollback_that_was_not_published_does_not_go_back_where_it_came_from(
         with duckdb.connect(str(settings.published)) as snapshot:
             snapshot.execute(sql)
 
-    promote(warehouse, settings, None, actor="ann")
+    promote(warehouse, settings, toy.CONTRACT, None, actor="ann")
     assert unpublished_move(warehouse, settings) == [], "nothing was published"
     publish("create schema training")
     assert unpublished_move(warehouse, settings) == [], "nor any version"
@@ -220,10 +220,10 @@ def test_a_rollback_that_was_not_published_does_not_go_back_where_it_came_from(
 def test_what_a_person_moved_is_not_moved_on_by_a_challenger(
     warehouse: duckdb.DuckDBPyConnection, settings: Settings
 ) -> None:
-    promote(warehouse, settings, None, actor="ann")
+    promote(warehouse, settings, toy.CONTRACT, None, actor="ann")
     train_and_register(warehouse, settings, toy.CONTRACT, params=toy.PARAMS.model_copy(update={"seed": 3}))
     assert _statuses(warehouse) == ["archived", "champion", "challenger"]
-    assert rollback(warehouse, settings, actor="bob") == [
+    assert rollback(warehouse, settings, toy.CONTRACT, actor="bob") == [
         "champion is v1: bob rolled v2 back to v1",
         "challenger is nobody: bob rolled v2 back to v1",
     ]
@@ -238,8 +238,8 @@ def test_a_version_that_served_is_archived_when_it_goes_though_it_was_rejected_o
     _says(warehouse, "reject")
     carry_out(warehouse, settings, toy.CONTRACT)
     assert _statuses(warehouse) == ["champion", "rejected"]
-    promote(warehouse, settings, "v2", actor="ann")
-    rollback(warehouse, settings, actor="ann")
+    promote(warehouse, settings, toy.CONTRACT, "v2", actor="ann")
+    rollback(warehouse, settings, toy.CONTRACT, actor="ann")
     assert _statuses(warehouse) == ["champion", "archived"]
 
 
@@ -273,9 +273,9 @@ def test_a_rollback_restores_champion_and_predictions_bit_for_bit(
     mine = "select * from predictions.predictions where model_version = 'v1' order by all"
     before = warehouse.execute(mine).fetchall()
     with pytest.raises(PromotionError, match="no champion before"):
-        rollback(warehouse, settings, actor="ann")
-    promote(warehouse, settings, None, actor="ann")
-    assert rollback(warehouse, settings, actor="bob") == ["champion is v1: bob rolled v2 back to v1"]
+        rollback(warehouse, settings, toy.CONTRACT, actor="ann")
+    promote(warehouse, settings, toy.CONTRACT, None, actor="ann")
+    assert rollback(warehouse, settings, toy.CONTRACT, actor="bob") == ["champion is v1: bob rolled v2 back to v1"]
     assert _statuses(warehouse) == ["champion", "archived"]
     assert warehouse.execute(mine).fetchall() == before
     version = champion(warehouse)
