@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
 from dagster_project.resources import Housing
 from ml.alerts import Delivery, Event, collect, deliver, known_keys
@@ -50,15 +51,20 @@ def run_events(instance: dg.DagsterInstance, dataset: str, known: Collection[str
     return found
 
 
+def innermost(error: SerializableErrorInfo) -> SerializableErrorInfo:
+    """What was wrong in the first place; of an error in another process its words, not the text of its traceback."""
+    while error.cause and error.cause.cls_name != "_RemoteTraceback":
+        error = error.cause
+    return error
+
+
 def failure_reason(instance: dg.DagsterInstance, run_id: str) -> str:
     """First failed step of a run and the innermost message of its error, or what Dagster said of the run."""
     steps = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1).records
     for record in steps:
         event = record.event_log_entry.dagster_event
         if event and event.step_failure_data.error:
-            error = event.step_failure_data.error
-            while error.cause:
-                error = error.cause
+            error = innermost(event.step_failure_data.error)
             # of an interrupt there is only the name of its class
             said = "the run was interrupted" if error.cls_name in INTERRUPTS else error.message.strip()
             return f"{event.step_key}: {said}"

@@ -482,12 +482,11 @@ def _config(op: str, **values: Any) -> dict[str, Any]:
 
 def _failures(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str | None, SerializableErrorInfo]]:
     """Failed steps and the innermost error of each."""
+    from dagster_project.alerting import innermost
+
     for event in result.all_events:
         if event.is_step_failure and event.step_failure_data.error:
-            error = event.step_failure_data.error
-            while error.cause:
-                error = error.cause
-            yield event.step_key, error
+            yield event.step_key, innermost(event.step_failure_data.error)
 
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:

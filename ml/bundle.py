@@ -296,6 +296,8 @@ def seal_bundle(folder: Path, model_version: str) -> None:
 def _as_columns(raw_rows: pa.Table | pd.DataFrame) -> dict[str, pa.Array | pa.ChunkedArray]:
     if isinstance(raw_rows, pa.Table):
         return {name: raw_rows.column(name) for name in raw_rows.column_names}
+    if not hasattr(raw_rows, "items"):
+        raise BundleError(f"rows are a DataFrame or an Arrow table with the headers of the files, not {type(raw_rows)}")
     return {str(name): _from_pandas(column) for name, column in raw_rows.items()}
 
 

@@ -126,6 +126,12 @@ def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: Tr
     n = [parts[p][0] if p in parts else 0 for p in (0, 1, 2)]
     where = f"before {window.eval_from:%Y-%m}" if window.eval_from else "in split train"
     if not n[0]:
+        if n_bare := _without_level(connection, window):
+            raise DatasetError(
+                f"the {n_bare:,} rows of {contract.name} with a valid price {where} have no price level of earlier "
+                "months (level in the contract), so there is nothing to train on; land months before them, or train "
+                "through a later one"
+            )
         advice = _rejected(connection) or "land earlier months"
         raise DatasetError(f"{contract.name} has no row with a valid price {where} to train on; {advice}")
     if not n[1]:
@@ -171,6 +177,17 @@ def _rejected(connection: duckdb.DuckDBPyConnection) -> str | None:
         f"of {accepted + rejected:,} landed rows {rejected:,} were rejected, {n:,} of them as {reason}: correct the "
         "files, or the contract's rules"
     )
+
+
+def _without_level(connection: duckdb.DuckDBPyConnection, window: TrainingWindow) -> int:
+    """Rows before the evaluation window that have a valid price, but no price level that it could be compared with."""
+    if not window.eval_from:
+        return 0
+    found = connection.execute(
+        "select count(*) from training.training_dataset where month < ? and is_price_valid and target is null",
+        [window.eval_from],
+    ).fetchone()
+    return found[0] if found else 0
 
 
 def read(connection: duckdb.DuckDBPyConnection, selection: Selection) -> TrainingData:

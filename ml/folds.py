@@ -85,8 +85,10 @@ def numbers(connection: duckdb.DuckDBPyConnection, contract: Contract) -> list[i
         raise DatasetError(nothing_built(contract.name))
     found = connection.execute(
         """
-        select fold from training.int_fold_members where role <> 'gap'
-        group by fold having count(distinct role) = 3 order by fold
+        select m.fold from training.int_fold_members as m
+        inner join training.training_dataset as d on m.observation_id = d.observation_id
+        where m.role <> 'gap' and d.target is not null
+        group by m.fold having count(distinct m.role) = 3 order by m.fold
         """
     ).fetchall()
     if not found:

@@ -23,8 +23,10 @@ class HousingModel(PythonModel):
 
     # MLflow reads the hint of model_input: a DataFrame without a schema, which the bundle checks
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """DataFrame of observation_id, predicted_price, model_version, reasons; one row per row, in its order."""
-        return self.bundle.predict(model_input).to_pandas()
+        """DataFrame of observation_id, predicted_price, model_version, reasons; one row per row, with its index."""
+        priced = self.bundle.predict(model_input).to_pandas()
+        # the rows' own labels, so that a column of the answer can be put beside the input
+        return priced.set_index(model_input.index)
 
 
 set_model(HousingModel())

@@ -216,7 +216,7 @@ def test_the_mlflow_model_holds_no_pickle_and_runs_where_the_repository_is_unkno
     assert all("==" in line for line in (model / "requirements.txt").read_text(encoding="utf-8").splitlines())
 
     raw = toy.rows(first=12, months=1)
-    raw.to_pandas().to_parquet(tmp_path / "raw.parquet")
+    raw.to_pandas().set_index(pd.Index(range(100, 160))).to_parquet(tmp_path / "raw.parquet")
     script = """
 import sys, importlib.util
 assert importlib.util.find_spec("ml") is None, "the repository can be imported here"
@@ -248,6 +248,7 @@ assert "pydantic_settings" not in sys.modules and "dagster" not in sys.modules
     )
     assert done.returncode == 0, done.stderr[-3000:]
     answers = pd.read_parquet(tmp_path / "out.parquet")
+    assert answers.index.tolist() == list(range(100, 160))
     assert answers["predicted_price"].tolist() == prices(bundle, raw)
     assert set(answers["model_version"]) == {"v7"}
     assert pc.all(pc.equal(pa.array(answers["observation_id"]), bundle.predict(raw)["observation_id"])).as_py()  # pyright: ignore

@@ -115,6 +115,12 @@ def test_a_window_without_rows_is_refused_with_what_to_do(settings: Settings, go
         load(settings, f"delete from features.features where {gone}")
 
 
+def test_prices_without_a_level_of_earlier_months_are_told_apart_from_none(settings: Settings) -> None:
+    said = r"the 900 rows of toy with a valid price before 2021-04 have no price level .*train through a later one$"
+    with pytest.raises(DatasetError, match=said):
+        load(settings, "update features.features set target_offset = null where month < '2021-04-01'")
+
+
 def test_a_missing_value_stays_missing(settings: Settings) -> None:
     changed = load(settings, "update features.features set size = null where month = '2020-02-01'")
     size = changed.selection.features.index("size")

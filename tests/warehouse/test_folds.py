@@ -142,6 +142,19 @@ def test_candidates_are_compared_on_the_same_rows(
     assert [r["mae"] for r in again] == pytest.approx([r["mae"] for r in rows], rel=1e-12)
 
 
+def test_a_short_history_and_an_empty_column_are_no_reason_to_fail(settings: Settings, tmp_path: Path) -> None:
+    shutil.copytree(settings.home / "warehouse", tmp_path / "warehouse")
+    candidates = {"sklearn_boosting": {"kind": "sklearn_boosting", "max_iter": 5}}
+    path = tmp_path / "models.yml"
+    path.write_text(yaml.safe_dump({"candidates": candidates}), encoding="utf-8")
+    with connect(Settings(home=tmp_path, dataset="toy")) as warehouse:
+        # the first fold learns from months before any level is known, and nobody says how many were sold
+        warehouse.execute("update features.features set target_offset = null where month < '2020-09-01'")
+        warehouse.execute("update features.features set town_12m_n = null")
+        assert folds.numbers(warehouse, toy.CONTRACT) == [2]
+        assert [r["n"] for r in compare(warehouse, toy.CONTRACT, toy.PARAMS, threads=2, path=path)] == [180]
+
+
 def test_an_unknown_kind_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "models.yml"
     path.write_text("candidates: {deep: {kind: transformer}}", encoding="utf-8")

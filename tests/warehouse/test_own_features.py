@@ -149,7 +149,7 @@ def test_a_version_whose_encodings_are_made_otherwise_prices_nothing(
             score(connection, settings, contract)
         assert prices(connection) == before
         train_and_register(connection, settings, toy.CONTRACT, params=toy.PARAMS.model_copy(update={"seed": 2}))
-        with pytest.raises(ChangedEncodingError, match="^v2 learned from town_12m"):
+        with pytest.raises(ChangedEncodingError, match=r"^v2 learned from town_12m"):
             promote(connection, settings, contract, "v2", actor="ann")
         standing = champion(connection)
         assert standing and standing.model_version == "v1"
