@@ -10,6 +10,7 @@ import duckdb
 from ml import verdicts
 from ml.contract import load
 from ml.settings import Settings, command, run_command
+from ml.words import learned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,7 +31,8 @@ from monitoring.reconciliation
 """
 REASONS = "select reason, n from monitoring.rejections_by_reason order by n desc, reason"
 MODEL = """
-select model_version, status, reasons, strftime(trained_through, '%Y-%m') as trained_through, n_train, features,
+select model_version, status, reasons, trained_through, eval_from, n_train, n_eval, features, model_sha256,
+    evaluated_sha256,
     model_version in (select challenger from training.promotion_decisions where verdict = 'reject') as lost
 from training.model_versions
 order by created_at desc limit 1
@@ -139,9 +141,11 @@ def _model(figures: dict[str, Any]) -> list[str]:
     judge = "beside the champion" if latest["lost"] else "by its gate"
     # the reasons stay with a version that a person promoted all the same
     verdict = f"was REJECTED {judge}" if latest["reasons"] else "passed its gate"
+    n, last = learned(latest)
+    through = f" through {last:%Y-%m}, evaluated through {latest['trained_through']:%Y-%m}" if last else ""
     out = [
-        f"  model        {latest['model_version']} {verdict}; trained through "
-        f"{latest['trained_through'] or 'all dates'} on {_n(latest['n_train'])} rows and {latest['features']} features"
+        f"  model        {latest['model_version']} {verdict}; learned from {_n(n)} rows and {latest['features']} "
+        f"features{through}"
     ]
     out += [f"    {reason}" for reason in latest["reasons"] or []]
     out.append(

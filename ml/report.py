@@ -21,7 +21,7 @@ from ml import report_charts as charts
 from ml import report_queries as sql
 from ml.contract import Contract
 from ml.settings import Settings, command, run_command
-from ml.words import MISSING, STATUS_WORDS, UNDATED, band, feature_label, number, series_label
+from ml.words import MISSING, STATUS_WORDS, UNDATED, band, feature_label, learned, number, series_label
 
 Row = dict[str, Any]
 Ask = Callable[[str], list[Row]]
@@ -126,11 +126,14 @@ def _collect(connection: duckdb.DuckDBPyConnection, contract: Contract, month: d
         )
     about = _Month(month, scored[0]["split"], dated=month != UNDATED)
     values["split"] = about.split
+    n_learned, learned_through = learned(version)
     verdicts = ask(sql.VERDICTS)
     return {
         "contract": contract,
         "about": about,
-        "version": version | {"since": next((r["since"] for r in ask(sql.SINCE)), None)},
+        "version": version
+        | {"since": next((r["since"] for r in ask(sql.SINCE)), None)}
+        | {"n_learned": n_learned, "learned_through": learned_through},
         "snapshot": next(iter(ask(sql.ABOUT)), None),
         "scored": scored[0],
         "status": verdicts[0]["status"],

@@ -6,9 +6,11 @@ What stands on a page is decided in ``ml/report.py`` and ``ml/dashboard``.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import date
+from typing import Any
 
-from ml.contract import Contract, slug
+from ml.contract import Contract, add_months, slug
 
 #: Month of everything that has no date.
 UNDATED = date(1970, 1, 1)
@@ -23,6 +25,17 @@ STATUS_WORDS = {"pass": "pass", "warn": "warning", "fail": "fail", "insufficient
 def counted(n: int, noun: str) -> str:
     """``1 month``, ``1,234 months``."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def learned(version: Mapping[str, Any]) -> tuple[int, date | None]:
+    """How many rows a version learned from, and the last month of them; ``version`` is of ``training.model_versions``.
+
+    With ``refit`` those of its evaluation, too: then what is shipped is another model than the one that was evaluated.
+    """
+    if version["model_sha256"] != version["evaluated_sha256"]:
+        return version["n_train"] + version["n_eval"], version["trained_through"]
+    eval_from = version["eval_from"]
+    return version["n_train"], add_months(eval_from, -1) if eval_from else None
 
 
 def feature_label(contract: Contract, feature: str) -> str:

@@ -491,8 +491,9 @@ order by loaded_at desc, batch desc, file limit 30
 """
 
 VERSIONS = """
-select model_version, status, created_at, trained_from, trained_through, n_train, n_eval, features, best_iteration,
-    eval_mae, eval_mdape_pct, eval_r2, eval_baseline_mae, reasons, run_id, git_commit
+select model_version, status, created_at, trained_from, trained_through, eval_from, n_train, n_eval, features,
+    best_iteration, eval_mae, eval_mdape_pct, eval_r2, eval_baseline_mae, reasons, run_id, git_commit, model_sha256,
+    evaluated_sha256
 from training.model_versions order by created_at desc
 """
 ROWS_BY_TABLE = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import duckdb
 import pytest
 
@@ -24,12 +26,14 @@ def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(
 ) -> None:
     latest = {
         "model_version": "v2", "status": status, "lost": lost, "reasons": reasons,
-        "trained_through": "2021-12", "n_train": 1000, "features": 25,
+        "trained_through": date(2021, 12, 1), "eval_from": date(2021, 7, 1), "n_train": 1000, "n_eval": 100,
+        "features": 25, "model_sha256": "a", "evaluated_sha256": "a",
     }  # fmt: skip
     lines = _model(
         {"latest_version": latest, "champion": None, "challenger": None, "decision": None, "failing_checks": []}
     )
     assert said in lines[0]
+    assert "learned from 1,000 rows and 25 features through 2021-06, evaluated through 2021-12" in lines[0]
     assert [line.strip() for line in lines[1:-1]] == reasons
 
 
@@ -38,13 +42,16 @@ def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:
     assert _model(figures) == ["  model        none yet; type: housing train -d ames"]
     latest = {
         "model_version": "v1", "status": "champion", "lost": False, "reasons": [],
-        "trained_through": "2021-12", "n_train": 1000, "features": 25,
+        "trained_through": date(2021, 12, 1), "eval_from": date(2021, 7, 1), "n_train": 1000, "n_eval": 100,
+        "features": 25, "model_sha256": "a", "evaluated_sha256": "b",
     }  # fmt: skip
     decision = {"decision": "retrain", "is_done": False, "month": "2022-01", "reasons": "mdape_pct"}
     lines = _model(figures | {"latest_version": latest, "decision": decision})
     assert lines[-1].endswith("retrain after 2022-01 (mdape_pct); type: housing retrain -d ames")
     lines = _model(figures | {"latest_version": latest, "decision": decision | {"is_done": True}})
     assert lines[-1].endswith("(mdape_pct); done")
+    # with refit it learned from its evaluation, too
+    assert "learned from 1,100 rows and 25 features through 2021-12, evaluated through 2021-12" in lines[0]
 
 
 def test_a_file_that_came_again_mended_is_not_told_as_quarantined() -> None:

@@ -30,7 +30,7 @@ create table training.model_versions as select
     date '2017-01-01' as trained_from, date '2021-12-01' as trained_through, date '2021-07-01' as eval_from,
     1234 as n_train, 56 as n_eval, 24 as features, 77 as best_iteration, 20000.0 as eval_mae, 30000.0 as eval_rmse,
     0.97 as eval_r2, 2.9 as eval_mdape_pct, 28000.0 as eval_baseline_mae, 1 as seed, 'data-print' as data_fingerprint,
-    'c0ffee' as git_commit, 'run-17' as run_id;
+    'c0ffee' as git_commit, 'run-17' as run_id, 'a' as model_sha256, 'a' as evaluated_sha256, [] as reasons;
 create table training.model_aliases as
     select 'champion' as alias, 'v1' as model_version, timestamp '2024-01-01' as moved_at;
 
@@ -192,8 +192,11 @@ def test_figures_of_the_page_are_those_that_sql_gives(made: Make):
     data = section(page, "data")
     assert "12,345" in data and "12,000" in data and "1.34" in data
     card = section(page, "card")
-    for fact in ("1,234", "data-print", "c0ffee", "run-17", "Jan 2017", "SGD 28,000", "0.970"):
+    for fact in ("1,234 rows, Jan 2017 to Jun 2021", "data-print", "c0ffee", "run-17", "SGD 28,000", "0.970"):
         assert fact in card
+    # refitted: what is shipped learned from its evaluation, too
+    change(settings, "update training.model_versions set evaluated_sha256 = 'b'")
+    assert "1,290 rows, Jan 2017 to Dec 2021" in section(report(settings), "card")
 
 
 def test_status_is_the_worst_verdict_of_the_month_and_names_it(made: Make):

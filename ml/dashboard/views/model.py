@@ -10,7 +10,7 @@ import streamlit as st
 from ml.dashboard import charts, queries
 from ml.dashboard.page import Column, Page, chart, choose_one, head, month_label, nothing, section, table, tiles
 from ml.dashboard.snapshot import Row
-from ml.words import MISSING, feature_label, number, series_label
+from ml.words import MISSING, feature_label, learned, number, series_label
 
 #: The way of a row: a table of the snapshot and what it holds.
 WAY = [
@@ -41,16 +41,17 @@ def render(page: Page) -> None:
 
 
 def _card(page: Page, v: Row) -> None:
+    n, last = learned(v)
     span = "a share of the keys"
     if page.dated:
-        span = f"{month_label(v['trained_from'])} to {month_label(v['trained_through'])}"
+        span = f"{month_label(v['trained_from'])} to {month_label(last)}"
     better = ""
     if v["eval_baseline_mae"]:
         better = f"baseline {page.money(v['eval_baseline_mae'])}"
     tiles(
         [
             ("Version", v["model_version"], v["status"]),
-            ("Trained on", number(v["n_train"]), f"homes, {span}"),
+            ("Learned from", number(n), f"homes, {span}"),
             ("Features", number(v["features"]), f"{number(v['best_iteration'])} rounds of trees"),
             ("Evaluation MAE", page.money(v["eval_mae"]), better),
             ("Evaluation error", f"{number(v['eval_mdape_pct'], 2)} %", f"median, {number(v['n_eval'])} homes"),
@@ -84,7 +85,7 @@ def _card(page: Page, v: Row) -> None:
     points = [
         f"**What it says:** the price of a home, as its {scale}, by boosted trees (XGBoost). Each price "
         "has a range, a grade, reasons and comparable sales.",
-        f"**What it learned from:** {number(v['n_train'])} homes, {span}{earlier}.",
+        f"**What it learned from:** {number(n)} homes, {span}{earlier}.",
     ]
     if left_out:
         points.append(f"**Left out, because it gives the price away:** {', '.join(c.name for c in left_out)}.")
