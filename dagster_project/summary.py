@@ -10,7 +10,7 @@ import duckdb
 from ml import verdicts
 from ml.contract import load
 from ml.settings import Settings, command, run_command
-from ml.words import learned
+from ml.words import UNDATED, learned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -119,14 +119,17 @@ def as_text(settings: Settings) -> str:
         + "".join(f"\n    {_n(r['n']):>10}  {r['reason']}" for r in figures["rejected_by_reason"]),
     ]
     lines += _model(figures)
-    lines += _accuracy(figures["accuracy"], dated=load(settings.dataset).observed_on is not None)
+    is_dated = load(settings.dataset).observed_on is not None
+    lines += _accuracy(figures["accuracy"], dated=is_dated)
     lines += [
         "",
         "Next: make ui                      see every step at http://127.0.0.1:3000",
         f'      housing sql -d {figures["dataset"]} "select * from monitoring.accuracy_by_month"',
-        f"      housing score -d {figures['dataset']} --month YYYY-MM",
-        f"      housing report -d {figures['dataset']} --month YYYY-MM",
     ]
+    if figures["champion"]:
+        # all rows of a dataset without dates are of one month
+        month = "YYYY-MM" if is_dated else f"{UNDATED:%Y-%m}"
+        lines += [f"      housing {what} -d {figures['dataset']} --month {month}" for what in ("score", "report")]
     return "\n".join(lines)
 
 

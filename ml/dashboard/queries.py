@@ -388,7 +388,7 @@ RATIO_WHOLE = """
 select * from monitoring.ratio_study
 where model_version = $version and split = $split and population = 'valid' and segment_type = 'all'
 """
-#: The worst first, then the largest.
+#: The worst verdict first, then the largest error.
 RATIO_BY_AREA = """
 select r.segment as area, r.n, a.mdape_pct, r.median_ratio, r.cod, r.prd, r.prb, r.status
 from monitoring.ratio_study as r
@@ -396,7 +396,7 @@ left join monitoring.accuracy_by_segment as a
     on r.model_version = a.model_version and r.split = a.split and r.population = a.population
     and r.segment_type = a.segment_type and r.segment = a.segment
 where r.model_version = $version and r.split = $split and r.population = 'valid' and r.segment_type = 'area'
-order by array_position(['fail', 'warn', 'pass', 'insufficient_data'], r.status), r.n desc, area
+order by array_position(['fail', 'warn', 'pass', 'insufficient_data'], r.status), a.mdape_pct desc nulls last, area
 limit 60
 """
 #: The features that drifted, then those that are farthest by a measure, and their months.

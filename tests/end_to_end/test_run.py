@@ -79,6 +79,11 @@ def test_every_check_that_is_named_is_made(synthetic: Home) -> None:
         "select check_name from monitoring.monitoring_checks except select check_name from monitoring.checks"
     )
     assert found["check_name"].to_pylist() == []
+    shares = synthetic.query(
+        "select distinct status, upper_limit from monitoring.checks where check_name = 'feature_drift'"
+    )
+    limits = {"pass": 10, "warn": 10, "fail": 50}
+    assert shares.num_rows and all(r["upper_limit"] == limits[r["status"]] for r in shares.to_pylist())
 
 
 def test_a_second_run_with_nothing_new_changes_no_row_and_does_next_to_nothing(synthetic: Home) -> None:

@@ -148,11 +148,18 @@ together as (
         '{{ what }}_drift' as check_name,
         {{ 'drift.drifted_share_pct' if what == 'feature' else 'cast(null as double)' }} as value,
         cast(null as double) as lower_limit,
+        {%- if what == 'feature' %}
+        case when drift.feature_status = 'fail' then share.fail_upper else share.warn_upper end as upper_limit,
+        {%- else %}
         cast(null as double) as upper_limit,
+        {%- endif %}
         drift.n,
         drift.{{ what }}_status as status
     from served
     inner join drift on served.model_version = drift.model_version and served.month = drift.month
+    {%- if what == 'feature' %}
+    left join limits as share on share.metric = 'drifted_share_pct'
+    {%- endif %}
     {%- endfor %}
     union all
     select
