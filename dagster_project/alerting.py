@@ -18,17 +18,23 @@ from ml.settings import Settings
 
 #: Run tag: the dataset of a run, where several share one instance.
 DATASET_TAG = "housing/dataset"
+#: Run tag: the `housing` command that a run is of.
+COMMAND = "housing/command"
 #: Run tags: the process of a `housing` command, and the machine or container in which that number is its.
 PROCESS, HOST = "housing/pid", "housing/host"
 #: How far back runs are looked at, should nobody have looked for a while.
 LOOK_BACK = timedelta(days=30)
 RETRAIN = "retrain"
 #: Names of the errors of a step that somebody stopped.
+INTERRUPTED = "the run was interrupted"
 INTERRUPTS = frozenset({"DagsterExecutionInterruptedError", "KeyboardInterrupt"})
 
 
 def run_events(instance: dg.DagsterInstance, dataset: str, known: Collection[str] = ()) -> list[Event]:
-    """Failed runs and retrainings that started, of this dataset or of none; those of ``known`` keys are left out."""
+    """Failed runs and retrainings that started, of this dataset or of none.
+
+    Those of ``known`` keys are left out, and so are commands that were interrupted.
+    """
     since = datetime.now(UTC) - LOOK_BACK
     failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], updated_after=since)
     retrains = dg.RunsFilter(job_name=RETRAIN, updated_after=since)
@@ -36,7 +42,10 @@ def run_events(instance: dg.DagsterInstance, dataset: str, known: Collection[str
     for record in instance.get_run_records(failed):
         key = f"run_failed/{record.dagster_run.run_id}"
         if key not in known and _is_of(record, dataset):
-            what = f"{_name(record)} failed: {failure_reason(instance, record.dagster_run.run_id)}"
+            why = failure_reason(instance, record.dagster_run.run_id)
+            if COMMAND in record.dagster_run.tags and why.endswith(INTERRUPTED):
+                continue  # whoever typed the command ended it
+            what = f"{_name(record)} failed: {why}"
             found.append(Event(key, "run_failed", _utc(record.end_time or record.update_timestamp.timestamp()), what))
     for record in instance.get_run_records(retrains):
         key = f"retrain_started/{record.dagster_run.run_id}"
@@ -66,7 +75,7 @@ def failure_reason(instance: dg.DagsterInstance, run_id: str) -> str:
         if event and event.step_failure_data.error:
             error = innermost(event.step_failure_data.error)
             # of an interrupt there is only the name of its class
-            said = "the run was interrupted" if error.cls_name in INTERRUPTS else error.message.strip()
+            said = INTERRUPTED if error.cls_name in INTERRUPTS else error.message.strip()
             return f"{event.step_key}: {said}"
     ends = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_FAILURE, limit=1).records
     entries = [record.event_log_entry for record in ends]

@@ -14,7 +14,7 @@ from typing import Any
 
 import dagster as dg
 
-from dagster_project.alerting import DATASET_TAG, HOST, PROCESS
+from dagster_project.alerting import COMMAND, DATASET_TAG, HOST, PROCESS
 from dagster_project.predictions.partitions import first_and_last, scoring_months
 from dagster_project.raw.landing import landing_state
 from dagster_project.resources import Housing
@@ -80,8 +80,6 @@ JOBS = [land_job, train_job, retrain_job, score_job, monitor_job, compare_job, t
 DECISION = "housing/decision"
 REASONS = "housing/reasons"
 
-#: Run tag: the `housing` command that a run is of.
-COMMAND = "housing/command"
 #: So often in a row `land` and `score` are run in vain.
 MOST_RUNS = 3
 #: Before the second run of what died at first.

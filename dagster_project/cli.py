@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -346,6 +347,8 @@ def ui(
 
     settings = _settings(dataset)
     prepare_environment(settings)
+    # a shell that starts it in the background has it ignore interrupts, and Dagster would then ignore its end, too
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     dagster = str(Path(sys.executable).parent / "dagster")
     command = [dagster, "dev", "-m", "dagster_project.definitions", "-h", "127.0.0.1", "-p", str(port)]
     os.execv(dagster, command)

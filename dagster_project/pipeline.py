@@ -376,8 +376,8 @@ class _Session:
         tags: dict[str, str] | None = None,
     ) -> None:
         """Run a job to its end. Raises PipelineError with the first failed step and its reason."""
-        from dagster_project.alerting import DATASET_TAG, HOST, PROCESS
-        from dagster_project.automation import COMMAND, months_tag
+        from dagster_project.alerting import COMMAND, DATASET_TAG, HOST, PROCESS
+        from dagster_project.automation import months_tag
 
         tags = {
             **(tags or {}),

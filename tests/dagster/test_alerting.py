@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 
-from dagster_project.alerting import DATASET_TAG, alert_sensor, failure_reason, run_events
+from dagster_project.alerting import COMMAND, DATASET_TAG, alert_sensor, failure_reason, run_events
 from dagster_project.definitions import build_defs
 from dagster_project.resources import Housing
 from ml.alerts import log_file
@@ -79,6 +79,11 @@ def test_killed_and_interrupted_runs_are_told_as_such() -> None:
             score.execute_in_process(instance=instance)
         (interrupted,) = instance.get_runs(dg.RunsFilter(job_name="score"))
         assert failure_reason(instance, interrupted.run_id) == "be_interrupted: the run was interrupted"
+        # of a run of the UI somebody may not know; who typed a command has interrupted it
+        assert len(run_events(instance, "hdb")) == 2
+        with pytest.raises(DagsterExecutionInterruptedError):
+            score.execute_in_process(instance=instance, tags={COMMAND: "housing score"})
+        assert len(run_events(instance, "hdb")) == 2
 
 
 def test_the_sensor_runs_as_shipped_and_illegal_settings_are_refused(
