@@ -120,10 +120,12 @@ def _prepare(settings: Settings, own: Settings, contract: Contract, plan: Plan, 
             raise ReplayError(nothing_built(settings.dataset))
         state = _state(connection, contract, plan, params)
         bounds = connection.execute("select min(month), max(month) from features.features").fetchone()
-    if not bounds or not bounds[0] or plan.last > bounds[1] or add_months(plan.first, -6) < bounds[0]:
+    if not bounds or not bounds[0]:
+        raise ReplayError(nothing_built(settings.dataset))
+    if plan.last > bounds[1] or add_months(plan.first, -6) < bounds[0]:
         raise ReplayError(
             f"{plan.first:%Y-%m} to {plan.last:%Y-%m} does not lie inside the data with half a year before it to train "
-            f"on; there are months from {bounds and bounds[0]} to {bounds and bounds[1]}"
+            f"on; there are months from {bounds[0]:%Y-%m} to {bounds[1]:%Y-%m}"
         )
     stamp = own.home / f"{own.dataset}.plan"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == state:

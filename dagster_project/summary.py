@@ -37,6 +37,12 @@ select model_version, status, reasons, trained_through, eval_from, n_train, n_ev
 from training.model_versions
 order by created_at desc limit 1
 """
+#: Features of the newest version that no row it learned from has.
+EMPTY = f"""
+select feature from training.training_profile
+where model_version = (select model_version from ({MODEL}))
+group by feature having max(point) = 0 order by feature
+"""
 CHAMPION = """
 select model_version, strftime(moved_at, '%Y-%m-%d %H:%M') as since
 from training.model_aliases where alias = 'champion'
@@ -85,6 +91,7 @@ def collect(settings: Settings) -> dict[str, Any]:
         def ask(query: str) -> list[dict[str, Any]]:
             return connection.execute(query).to_arrow_table().to_pylist()
 
+        latest = next(iter(ask(MODEL)), None)
         return {
             "dataset": settings.dataset,
             "published": ask(PUBLISHED)[0],
@@ -92,7 +99,8 @@ def collect(settings: Settings) -> dict[str, Any]:
             "quarantined": ask(QUARANTINED),
             "rows": ask(ROWS)[0],
             "rejected_by_reason": ask(REASONS),
-            "latest_version": next(iter(ask(MODEL)), None),
+            "latest_version": latest,
+            "empty_features": [row["feature"] for row in ask(EMPTY)] if latest else [],
             "champion": next(iter(ask(CHAMPION)), None),
             "challenger": next(iter(ask(CHALLENGER)), None),
             "decision": next(iter(ask(DECISION)), None),
@@ -145,12 +153,17 @@ def _model(figures: dict[str, Any]) -> list[str]:
     # the reasons stay with a version that a person promoted all the same
     verdict = f"was REJECTED {judge}" if latest["reasons"] else "passed its gate"
     n, last = learned(latest)
-    through = f" through {last:%Y-%m}, evaluated through {latest['trained_through']:%Y-%m}" if last else ""
+    through = ""
+    if last:
+        evaluated = f"{latest['eval_from']:%Y-%m} to {latest['trained_through']:%Y-%m}"
+        through = f" through {last:%Y-%m}, evaluated on {evaluated}{' before' if n > latest['n_train'] else ''}"
     out = [
         f"  model        {latest['model_version']} {verdict}; learned from {_n(n)} rows and {latest['features']} "
         f"features{through}"
     ]
     out += [f"    {reason}" for reason in latest["reasons"] or []]
+    if empty := figures["empty_features"]:
+        out.append(f"  empty        {', '.join(empty)}: no row that it learned from has a value; see source and type")
     out.append(
         f"  champion     {champion['model_version']} since {champion['since']} UTC"
         if champion

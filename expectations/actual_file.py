@@ -56,12 +56,18 @@ def rules(contract: Contract) -> list[Rule]:
     """All expectations on a file of later prices. Names are stable: they become asset checks."""
     limits = contract.landing
     column = next(c for c in contract.columns if c.name == contract.price)
+    named = [OBSERVATION_ID, *([", ".join(keys)] if (keys := key_headers(contract)) else [])]
     found = [
         Rule(ROWS, "a file holds at least one row", minimum=1, measure="count(*)"),
-        Rule(MISSING_COLUMNS, "a file has an observation_id or the whole key, and a price", maximum=0),
+        Rule(
+            MISSING_COLUMNS,
+            "a file has an observation_id or the whole key, and a price",
+            maximum=0,
+            remedy=f"a row is named by {' or by '.join(named)}, its price is {' or '.join(price_headers(contract))}",
+        ),
         empty("missing_observation_id", (OBSERVATION_ID,), limits.max_missing_key_share),
     ]
-    if keys := key_headers(contract):
+    if keys:
         found.append(empty("missing_key", tuple(keys), limits.max_missing_key_share))
     for number, header in enumerate(price_headers(contract)):
         text, suffix = quoted(header), f"_{number}" if number else ""

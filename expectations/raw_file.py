@@ -23,7 +23,12 @@ def rules(contract: Contract) -> list[Rule]:
     date = tuple(h for h, c in landed if c.name == contract.observed_on)
     found = [
         Rule(ROWS, "a file holds at least one row", minimum=1, measure="count(*)"),
-        Rule(MISSING_COLUMNS, "a file has every required column", maximum=0),
+        Rule(
+            MISSING_COLUMNS,
+            "a file has every required column",
+            maximum=0,
+            remedy="add what is missing, or make it optional in the contract",
+        ),
     ]
     if key:
         found.append(empty("missing_key", key, limits.max_missing_key_share, what="the key"))
@@ -39,6 +44,7 @@ def rules(contract: Contract) -> list[Rule]:
                     maximum=limits.max_unparsable_share,
                     bad=_unparsable(header, column),
                     columns=(header,),
+                    remedy="correct the file, or name what stands for a missing value there in the contract (missing)",
                 )
             )
         if column.type == "number" and (column.min is not None or column.max is not None):

@@ -38,6 +38,8 @@ class Rule:
     columns: tuple[str, ...] = ()
     """Columns the rule reads; where one is absent the rule does not apply."""
     severity: Literal["error", "warn"] = "error"
+    remedy: str = "correct the file, or the limit in the contract"
+    """What to do where a file breaks the rule."""
 
     @property
     def limit(self) -> str:

@@ -274,7 +274,7 @@ class _Ingestion:
             absent = self._inbox.absent(rows.headers)
             sentence = (
                 f"{file} lacks the required column{'s' * (len(absent) > 1)} {_listed(absent)}; its header is "
-                f"{_listed(rows.headers)[:300]}; add what is missing, or make it optional in the contract"
+                f"{_listed(rows.headers)[:300]}; {rule.remedy}"
             )
         else:
             found = self._connection.execute(
@@ -287,7 +287,7 @@ class _Ingestion:
             shown = ", ".join("empty" if v is None else repr(v[:80]) for v in values)
             sentence = (
                 f"{file}: in {round((result.observed or 0) * total):,} of {total:,} rows {rule.description} (allowed "
-                f"is {rule.maximum:.1%}), first in row {row:,}: {shown}; correct the file, or the limit in the contract"
+                f"is {rule.maximum:.1%}), first in row {row:,}: {shown}; {rule.remedy}"
             )
         return Finding(rule.name, sentence, result.column, result.observed, result.limit, tuple(examples))
 

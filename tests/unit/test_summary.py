@@ -9,6 +9,8 @@ import pytest
 
 from dagster_project.summary import QUARANTINED, _model
 
+NOTHING = {"failing_checks": [], "empty_features": []}
+
 
 @pytest.mark.parametrize(
     ("status", "lost", "reasons", "said"),
@@ -30,15 +32,29 @@ def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(
         "features": 25, "model_sha256": "a", "evaluated_sha256": "a",
     }  # fmt: skip
     lines = _model(
-        {"latest_version": latest, "champion": None, "challenger": None, "decision": None, "failing_checks": []}
+        {
+            "latest_version": latest,
+            "champion": None,
+            "challenger": None,
+            "decision": None,
+            "failing_checks": [],
+            "empty_features": [],
+        }
     )
     assert said in lines[0]
-    assert "learned from 1,000 rows and 25 features through 2021-06, evaluated through 2021-12" in lines[0]
+    assert "learned from 1,000 rows and 25 features through 2021-06, evaluated on 2021-07 to 2021-12" in lines[0]
     assert [line.strip() for line in lines[1:-1]] == reasons
 
 
 def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:
-    figures = {"dataset": "ames", "latest_version": None, "champion": None, "challenger": None, "failing_checks": []}
+    figures = {
+        "dataset": "ames",
+        "latest_version": None,
+        "champion": None,
+        "challenger": None,
+        "failing_checks": [],
+        "empty_features": [],
+    }
     assert _model(figures) == ["  model        none yet; type: housing train -d ames"]
     latest = {
         "model_version": "v1", "status": "champion", "lost": False, "reasons": [],
@@ -50,8 +66,10 @@ def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:
     assert lines[-1].endswith("retrain after 2022-01 (mdape_pct); type: housing retrain -d ames")
     lines = _model(figures | {"latest_version": latest, "decision": decision | {"is_done": True}})
     assert lines[-1].endswith("(mdape_pct); done")
+    lines = _model(figures | {"latest_version": latest, "decision": decision, "empty_features": ["baths", "lift"]})
+    assert lines[1] == "  empty        baths, lift: no row that it learned from has a value; see source and type"
     # with refit it learned from its evaluation, too
-    assert "learned from 1,100 rows and 25 features through 2021-12, evaluated through 2021-12" in lines[0]
+    assert "learned from 1,100 rows and 25 features through 2021-12, evaluated on 2021-07 to 2021-12 before" in lines[0]
 
 
 def test_a_file_that_came_again_mended_is_not_told_as_quarantined() -> None:

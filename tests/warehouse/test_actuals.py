@@ -211,7 +211,10 @@ def test_simulated_prices_never_become_rows(hdb: Home) -> None:
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        ([{"_id": "1", "amount": "1"}], "lacks the required column 'price'"),
+        (
+            [{"_id": "1", "amount": "1"}],
+            "a row is named by observation_id or by _id, its price is resale_price or price",
+        ),
         ([{"town": "BEDOK", "price": "400000"}], "lacks the required column 'observation_id'"),
         ([{"_id": "", "price": "400000"}], "'_id' is empty"),
         ([{"_id": "1", "price": "much"}], "'price' is not a number"),

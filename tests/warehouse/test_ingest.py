@@ -613,7 +613,7 @@ def test_a_report_names_rows_columns_and_values(gated: tuple[Home, IngestResult]
     file = "unparsable__floor_area_sqm.fail.csv"
     assert outcome(result, file).reason == (
         f"{file}: in 5 of 200 rows 'floor_area_sqm' is not a number (allowed is 2.0%), first in row 1: '92,5'; "
-        "correct the file, or the limit in the contract"
+        "correct the file, or name what stands for a missing value there in the contract (missing)"
     )
     report = json.loads((home.settings.quarantine / f"{file}.report.json").read_text(encoding="utf-8"))
     assert report["rows"] == 200
