@@ -126,13 +126,14 @@ def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: Tr
     n = [parts[p][0] if p in parts else 0 for p in (0, 1, 2)]
     where = f"before {window.eval_from:%Y-%m}" if window.eval_from else "in split train"
     if not n[0]:
-        if n_bare := _without_level(connection, window):
+        advice = _rejected(connection)
+        if not advice and (n_bare := _without_level(connection, window)):
             raise DatasetError(
                 f"the {n_bare:,} rows of {contract.name} with a valid price {where} have no price level of earlier "
                 "months (level in the contract), so there is nothing to train on; land months before them, or train "
                 "through a later one"
             )
-        advice = _rejected(connection) or "land earlier months"
+        advice = advice or "land earlier months"
         raise DatasetError(f"{contract.name} has no row with a valid price {where} to train on; {advice}")
     if not n[1]:
         where = f"from {window.eval_from:%Y-%m} through {window.through:%Y-%m}" if window.eval_from else "in split eval"

@@ -223,7 +223,8 @@ def test_monitoring_shows_the_ratio_study_of_sql(visit: Visit, dashboard: Dashbo
 
 def test_the_model_page_names_run_and_data_of_the_champion(visit: Visit, dashboard: Dashboard) -> None:
     visit.open("model")
-    [(run, n)] = ask(dashboard, "select run_id, n_train from training.model_versions where model_version = 'v1'")
+    learned = "n_train + if(model_sha256 <> evaluated_sha256, n_eval, 0)"
+    [(run, n)] = ask(dashboard, f"select run_id, {learned} from training.model_versions where model_version = 'v1'")
     assert visit.tiles()["Learned from"] == number(n)
     link = visit.page.get_by_role("link", name="MLflow run")
     assert str(link.get_attribute("href")).endswith(f"/#/runs/{run}")
