@@ -44,9 +44,10 @@ def features_of(
     Where it is not ``features.features`` itself, it is a temporary table of this connection. A row that the version's
     own contract rejects has no ``target_offset``, and so gets no price. Raises ChangedEncodingError.
     """
+    # what the views look up does not show in their text
+    require_encodings(bundle, contract)
     if standing_views(connection, bundle.dataset) == bundle.views:
         return STORED
-    require_encodings(bundle, contract)
     own = _made(connection, bundle, months)
     described = connection.execute(f"select * from {STORED} limit 0").description
     replaced = {"target_offset", *bundle.features_used}.intersection(column[0] for column in described)

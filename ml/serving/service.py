@@ -25,6 +25,7 @@ import numpy as np
 
 from ml.bundle import BundleError
 from ml.contract import Contract
+from ml.own_features import ChangedEncodingError, require_encodings
 from ml.registry import RegistryError, load_bundle
 from ml.serving.engine import Answers, Engine
 from ml.serving.example import example_row
@@ -451,6 +452,10 @@ def serves_canary(observation_id: str, share: float) -> bool:
 def _test(engine: Engine, example: dict[str, Any]) -> None:
     """Ask the example and repeat prices of the batch. Raises SwapError when the version does not work."""
     version = engine.version.model_version
+    try:
+        require_encodings(engine.bundle, engine.contract)
+    except ChangedEncodingError as error:
+        raise SwapError(str(error)) from None
     answers = engine.answer([example], "champion")
     if not answers.reasons[0] and not answers.price[0] > 0:
         raise SwapError(f"{version} gives no price for the example: {answers.price[0]}")

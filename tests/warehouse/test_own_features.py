@@ -137,12 +137,9 @@ def test_prices_made_otherwise_lose_their_reasons(settings: Settings) -> None:
         {"encodings": [], "level": []},
     ],
 )
-def test_a_version_whose_encodings_are_made_otherwise_prices_nothing(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, change: dict
-) -> None:
+def test_a_version_whose_encodings_are_made_otherwise_prices_nothing(settings: Settings, change: dict) -> None:
     contract = toy.CONTRACT.model_copy(update=change)
     with connect(settings) as connection:
-        otherwise(monkeypatch, connection, ("month_of_year, size,", "month_of_year, size * 10.764 as size,"))
         before = prices(connection)
         said = r"^v1 learned from town_12m as the contract of toy does not make them any more.*housing promote"
         with pytest.raises(ChangedEncodingError, match=said):
