@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import httpx
 import pytest
 
@@ -283,6 +284,27 @@ def test_a_version_that_cannot_be_compared_with_its_batch_does_not_pass(own: Hom
     service = Service(own.settings, ApiSettings(), own.contract, Metrics())
     service.refresh()
     assert service.state is None and "v1 cannot be compared" in (service.problem or "")
+
+
+def test_features_that_are_made_otherwise_are_not_compared(own: Home) -> None:
+    crown(own, "v1")
+    with duckdb.connect(str(own.settings.published)) as snapshot:
+        snapshot.execute("update training.training_dataset set target_offset = target_offset + 0.1")
+    service = Service(own.settings, ApiSettings(), own.contract, Metrics())
+    service.refresh()
+    assert service.state is None and "v1 does not repeat the batch's prices" in (service.problem or "")
+    with duckdb.connect(str(own.settings.published)) as snapshot:
+        snapshot.execute("update published.about set features_definition = 'another'")
+    _, state = service_of(own, "auto")
+    assert state.champion.version.model_version == "v1"
+    state.snapshot.close()
+
+
+def test_a_version_whose_encodings_are_made_otherwise_does_not_pass(own: Home) -> None:
+    crown(own, "v1")
+    service = Service(own.settings, ApiSettings(), own.contract.model_copy(update={"smoothing": 50.0}), Metrics())
+    service.refresh()
+    assert service.state is None and "v1 learned from all_3m, " in (service.problem or "")
 
 
 @pytest.mark.parametrize("changed", ["month = (select max(month) from features.features)", "true"])
