@@ -25,8 +25,8 @@ PROCESS, HOST = "housing/pid", "housing/host"
 #: How far back runs are looked at, should nobody have looked for a while.
 LOOK_BACK = timedelta(days=30)
 RETRAIN = "retrain"
-#: Names of the errors of a step that somebody stopped.
 INTERRUPTED = "the run was interrupted"
+#: Names of the errors of a step that somebody stopped.
 INTERRUPTS = frozenset({"DagsterExecutionInterruptedError", "KeyboardInterrupt"})
 
 

@@ -79,12 +79,7 @@ def ingest(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
     """Land files and rebuild what they touch. Raises PipelineError, after all else is done, for what was refused."""
     from dagster_project.raw.landing import land
 
-    landed = land(settings, paths)
-    with _Session(settings, "housing ingest", show) as session:
-        session.execute("land")
-        refused = _refused(settings, [path.name for path in landed])
-    if refused:
-        raise PipelineError(_some(refused))
+    _take_in(settings, "housing ingest", [path.name for path in land(settings, paths)], show)
 
 
 def actuals(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
@@ -96,9 +91,14 @@ def actuals(settings: Settings, paths: list[Path], *, show: Reporter) -> None:
     from dagster_project.raw.landing import land
 
     landed = land(settings, paths, folder=settings.landed_actuals)
-    with _Session(settings, "housing actuals", show) as session:
+    _take_in(settings, "housing actuals", [Actuals.prefix + path.name for path in landed], show)
+
+
+def _take_in(settings: Settings, purpose: str, files: list[str], show: Reporter) -> None:
+    """Load what landed. Raises PipelineError at last for those of ``files`` (names in raw.files) that were refused."""
+    with _Session(settings, purpose, show) as session:
         session.execute("land")
-        refused = _refused(settings, [Actuals.prefix + path.name for path in landed])
+        refused = _refused(settings, files)
     if refused:
         raise PipelineError(_some(refused))
 

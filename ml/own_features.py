@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from ml.contract import Contract
 from ml.settings import command
@@ -39,7 +38,7 @@ class ChangedEncodingError(ValueError):
 def features_of(
     connection: duckdb.DuckDBPyConnection, bundle: Bundle, contract: Contract, months: Sequence[date]
 ) -> str:
-    """Name of a relation like ``features.features``, with the version's own features of the rows of some months.
+    """Name of a relation: the version's own features of the rows of some months, and what scoring reads beside them.
 
     Where it is not ``features.features`` itself, it is a temporary table of this connection. A row that the version's
     own contract rejects has no ``target_offset``, and so gets no price. Raises ChangedEncodingError.
@@ -48,14 +47,14 @@ def features_of(
     require_encodings(bundle, contract)
     if standing_views(connection, bundle.dataset) == bundle.views:
         return STORED
-    own = _made(connection, bundle, months)
-    described = connection.execute(f"select * from {STORED} limit 0").description
-    replaced = {"target_offset", *bundle.features_used}.intersection(column[0] for column in described)
-    connection.register("made", own)
+    connection.register("made", _made(connection, bundle, months))
     connection.execute(
         f"""
         create or replace temp table own_features as
-        select f.* exclude ({", ".join(map(quoted, sorted(replaced)))}), made.* exclude (_batch, _row)
+        select
+            f.observation_id, f.observed_on, f.month, f.area, f.locality, f.split, f.price, f.built_through_batch,
+            case when len(made.reasons) = 0 then made.target_offset end as target_offset,
+            {", ".join(f"made.{quoted(name)}" for name in bundle.features_used)}
         from {STORED} as f inner join made on f._batch = made._batch and f._row = made._row
         """
     )
@@ -89,7 +88,7 @@ def _differs(then: Mapping[str, Any], now: Mapping[str, Any], fields: Sequence[s
 
 
 def _made(connection: duckdb.DuckDBPyConnection, bundle: Bundle, months: Sequence[date]) -> pa.Table:
-    """The version's features of the rows of some months, with ``target_offset``, ``_batch`` and ``_row``."""
+    """What the bundle says of the rows of some months, as ``Bundle.features`` does, with ``_batch`` and ``_row``."""
     encodings = connection.execute("select * from features.encodings").to_arrow_table()
 
     def given(twin: duckdb.DuckDBPyConnection) -> None:
@@ -97,7 +96,6 @@ def _made(connection: duckdb.DuckDBPyConnection, bundle: Bundle, months: Sequenc
         twin.execute("create table features.encodings as from given_encodings")
         twin.unregister("given_encodings")
 
-    columns = ["target_offset", *bundle.features_used]
     reader = connection.execute(
         f"""
         select o.* from raw.observations as o
@@ -105,16 +103,11 @@ def _made(connection: duckdb.DuckDBPyConnection, bundle: Bundle, months: Sequenc
         where f.month in {months_in(months)}
         """
     ).to_arrow_reader(ROWS)
-    parts = []
     with closing(bundle.twin({"threads": 2}, given)) as twin:
-        for batch in reader:
-            landed = pa.Table.from_batches([batch])
-            made = bundle.features(landed, twin)
-            accepted = pc.equal(pc.list_value_length(made["reasons"]), 0)  # pyright: ignore[reportAttributeAccessIssue]
-            offset = pc.if_else(accepted, made["target_offset"], None)  # pyright: ignore[reportAttributeAccessIssue]
-            kept = made.select(columns).set_column(0, "target_offset", offset)
-            parts.append(kept.append_column("_batch", landed["_batch"]).append_column("_row", landed["_row"]))
-    if parts:
-        return pa.concat_tables(parts)
-    kinds = [(name, pa.float64()) for name in columns] + [("_batch", pa.int64()), ("_row", pa.int64())]
-    return pa.schema(kinds).empty_table()
+
+        def made(batches: list[pa.RecordBatch]) -> pa.Table:
+            landed = pa.Table.from_batches(batches, reader.schema)
+            features = bundle.features(landed, twin)
+            return features.append_column("_batch", landed["_batch"]).append_column("_row", landed["_row"])
+
+        return pa.concat_tables([made([batch]) for batch in reader] or [made([])])

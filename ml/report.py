@@ -131,9 +131,12 @@ def _collect(connection: duckdb.DuckDBPyConnection, contract: Contract, month: d
     return {
         "contract": contract,
         "about": about,
-        "version": version
-        | {"since": next((r["since"] for r in ask(sql.SINCE)), None)}
-        | {"n_learned": n_learned, "learned_through": learned_through},
+        "version": {
+            **version,
+            "since": next((r["since"] for r in ask(sql.SINCE)), None),
+            "n_learned": n_learned,
+            "learned_through": learned_through,
+        },
         "snapshot": next(iter(ask(sql.ABOUT)), None),
         "scored": scored[0],
         "status": verdicts[0]["status"],

@@ -28,7 +28,7 @@ def standing_views(connection: duckdb.DuckDBPyConnection, dataset: str) -> list[
 
 def definition_of(views: Sequence[tuple[str, str]]) -> str:
     """Digest of the SQL of views: equal where features are made alike."""
-    return hashlib.sha256(json.dumps([list(view) for view in views]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(views).encode()).hexdigest()
 
 
 def _sql(connection: duckdb.DuckDBPyConnection, relation: str) -> str:

@@ -83,6 +83,10 @@ def test_a_version_prices_by_the_features_that_it_learned(settings: Settings, mo
             (", coalesce(e.n, 0)::double as town_12m_n", ""),
         )
         assert features_of(connection, bundle(connection, settings), toy.CONTRACT, [JULY]) == OWN
+        assert connection.execute(f"select count(*) from {OWN}").fetchone() == (60,)
+        # a month that nobody sold in
+        assert features_of(connection, bundle(connection, settings), toy.CONTRACT, [date(2030, 1, 1)]) == OWN
+        assert connection.execute(f"select count(*) from {OWN}").fetchone() == (0,)
         score(connection, settings)
         assert len(before) == 240
         assert prices(connection) == before

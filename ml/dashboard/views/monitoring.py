@@ -114,10 +114,7 @@ def _ratios(page: Page, version: str, split: str) -> None:
     areas = page.snapshot.rows(queries.RATIO_BY_AREA, version=version, split=split)
     if areas:
         place = page.contract.area.replace("_", " ")
-        section(
-            f"By {place}",
-            f"Split {split}, {number(len(areas))} places by verdict and median error.",
-        )
+        section(f"By {place}", f"Split {split}, {number(len(areas))} places by verdict and median error.")
         columns = [
             Column("area", place.capitalize()),
             Column("n", "n", 0),
