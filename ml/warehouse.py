@@ -129,11 +129,11 @@ def connect(settings: Settings, *, read_only: bool = False) -> Iterator[duckdb.D
         connection = duckdb.connect(
             str(settings.warehouse),
             read_only=read_only,
-            # nobody else opens this file, so it may use the newest layout; the snapshot uses an old one
             config={
                 "memory_limit": settings.memory_limit,
                 "threads": settings.threads,
-                "storage_compatibility_version": "latest",
+                # for a new file, as in warehouse/profiles.yml: who goes on to DuckDB 2 can come back
+                "storage_compatibility_version": "v1.5.0",
                 # rows carry their own order (_batch, _row). Keeping the physical one leaves row groups of odd sizes,
                 # which the checkpoint merges: every landed file was compressed and written twice
                 "preserve_insertion_order": False,

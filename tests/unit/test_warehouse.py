@@ -4,8 +4,9 @@ from pathlib import Path
 
 import duckdb
 import pytest
+import yaml
 
-from ml.settings import Settings
+from ml.settings import PROJECT_ROOT, Settings
 from ml.warehouse import connect, in_order
 
 
@@ -36,3 +37,11 @@ def test_an_error_between_rows_is_told_although_their_result_is_still_open(tmp_p
         with pytest.raises(KeyboardInterrupt), in_order(connection):
             for _ in connection.execute("select i from homes order by i").to_arrow_reader(1_000):
                 raise KeyboardInterrupt
+
+
+def test_a_new_warehouse_has_the_layout_of_duckdb_1_5_whoever_makes_it(tmp_path: Path) -> None:
+    with connect(Settings(home=tmp_path, dataset="hdb")) as connection:
+        asked = "select tags['storage_version'] from duckdb_databases() where database_name = 'hdb'"
+        assert connection.execute(asked).fetchall() == [("v1.5.0+",)]
+    profiles = yaml.safe_load((PROJECT_ROOT / "warehouse" / "profiles.yml").read_text(encoding="utf-8"))
+    assert profiles["housing"]["outputs"]["local"]["config_options"]["storage_compatibility_version"] == "v1.5.0"
