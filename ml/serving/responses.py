@@ -38,7 +38,7 @@ class Prediction(BaseModel):
     observation_id: str | None = Field(default=None, description="stable hash of the natural key; name it in feedback")
     predicted_price: float | None = None
     intervals: dict[Literal["50", "80", "95"], Interval] | None = Field(
-        default=None, description="price ranges by percent of homes they cover; null where no errors are known yet"
+        default=None, description="price ranges by percent of homes they cover; null where too few errors are known yet"
     )
     forecast_std_pct: float | None = None
     grade: Grade | None = Field(default=None, description="A is surest")

@@ -133,7 +133,10 @@ main()
 def test_ctrl_c_ends_a_command_with_one_sentence(home: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.csv"
     command = [sys.executable, "-m", "dagster_project.cli", "generate", str(out), "--rows", "300000"]
+    # whoever runs the suite in the background of a script has made it deaf to Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, before)
     assert running.stderr and "generate rows" in running.stderr.readline()
     running.send_signal(signal.SIGINT)
     assert running.stderr.read() == INTERRUPTED

@@ -169,6 +169,8 @@ def _price(page: Page, answers: Any) -> None:
             ]
             items.append(("Grade", ranges["grade"], "A is surest, D least"))
             items.append(("Uncertainty", f"± {number(ranges['forecast_std_pct'], 1)} %", "forecast standard deviation"))
+        else:
+            items.append(("Price range", "none yet", "too few of its errors are known"))
         tiles(items)
     # a value that is not used is missing to the model, but it was given
     unused = {w["field"] for w in answers.warnings[0] if w["code"] != "missing_feature"}

@@ -1,6 +1,7 @@
 {{ config(materialized='table') }}
 
--- From which errors the intervals of each scored month are made, with a fingerprint of them.
+-- From which errors the intervals of each scored month are made, with a fingerprint of them. Too few give none: the
+-- widest interval would promise more than its largest error can tell.
 {%- set window_months = 12 %}
 with traits as (
     select * from {{ ref('int_prediction_traits') }}
@@ -19,6 +20,7 @@ known as (
     select
         model_version,
         {{ 'month' if contract().observed_on else add_months('month', -1) }} as month,
+        count(*) as n,
         {{ content_fingerprint([
             'observation_id', 'history', 'surprise', 'rarity', 'area', 'log_error',
         ]) }} as fingerprint
@@ -54,6 +56,7 @@ final as (
             latest.model_version = known.model_version
             and known.month between latest.known_from and latest.known_through
     group by latest.model_version, latest.month, latest.known_from, latest.known_through
+    having sum(known.n) >= {{ interval_least_n() }}
 )
 
 select * from final

@@ -118,7 +118,7 @@ ranked as (
     from scaled_{{ interval_traits() | length }}
 ),
 
--- the smallest score that covers the share with one more row at hand; the largest where there are too few rows
+-- the smallest score that covers the share with one more row at hand
 quantiles as (
     {%- for level in interval_levels() %}
     select
@@ -126,7 +126,7 @@ quantiles as (
         known_in,
         '{{ level.name }}' as class,
         max(n) as n,
-        coalesce(min(case when score_rank >= ceil((n + 1) * {{ level.share }}) then score end), max(score)) as factor
+        min(case when score_rank >= ceil((n + 1) * {{ level.share }}) then score end) as factor
     from ranked
     group by model_version, known_in
     {{ 'union all' if not loop.last }}
