@@ -218,12 +218,12 @@ def test_the_loop_retrains_compares_promotes_and_goes_back(synthetic: Home, tmp_
     assert synthetic.one("select verdict from monitoring.challenger_comparisons") == "wait"
 
     # while the champion scores a month, a person moves the alias: it waits for its turn
-    for command, said in ((["promote", "v2"], "champion is v2"), (["rollback"], "champion is v1")):
-        scoring = synthetic.started("score", "--month", "2024-04")
-        scoring.wait_to_say("score")
-        assert scoring.is_running
-        assert said in synthetic.housing(*command).stdout
-        assert scoring.wait().returncode == 0
+    scoring = synthetic.started("score", "--month", "2024-04")
+    scoring.wait_to_say("score")
+    assert scoring.is_running
+    assert "champion is v2" in synthetic.housing("promote", "v2").stdout
+    assert scoring.wait().returncode == 0
+    assert "champion is v1" in synthetic.housing("rollback").stdout
     assert synthetic.one("select model_version from training.model_versions where status = 'champion'") == "v1"
     assert synthetic.query(f"{mine} and split <> 'eval' order by all").equals(before)
 
