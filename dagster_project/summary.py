@@ -10,7 +10,7 @@ import duckdb
 from ml import verdicts
 from ml.contract import load
 from ml.settings import Settings, command, run_command
-from ml.words import UNDATED, learned
+from ml.words import UNDATED, counted, learned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -152,6 +152,10 @@ def _model(figures: dict[str, Any]) -> list[str]:
     judge = "beside the champion" if latest["lost"] else "by its gate"
     # the reasons stay with a version that a person promoted all the same
     verdict = f"was REJECTED {judge}" if latest["reasons"] else "passed its gate"
+    needed = load(figures["dataset"]).gate.min_compared_rows
+    if not latest["reasons"] and latest["n_eval"] < needed:
+        rows = counted(latest["n_eval"], "evaluation row")
+        verdict += f", compared with no baseline: {rows}, {needed} are needed"
     n, last = learned(latest)
     through = ""
     if last:

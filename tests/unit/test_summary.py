@@ -33,6 +33,7 @@ def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(
     }  # fmt: skip
     lines = _model(
         {
+            "dataset": "hdb",
             "latest_version": latest,
             "champion": None,
             "challenger": None,
@@ -44,6 +45,26 @@ def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(
     assert said in lines[0]
     assert "learned from 1,000 rows and 25 features through 2021-06, evaluated on 2021-07 to 2021-12" in lines[0]
     assert [line.strip() for line in lines[1:-1]] == reasons
+
+
+@pytest.mark.parametrize(
+    ("n_eval", "said"),
+    [(29, "passed its gate, compared with no baseline: 29 evaluation rows, 30 are needed;"), (30, "passed its gate;")],
+)
+def test_a_gate_that_compared_nothing_says_so(n_eval: int, said: str) -> None:
+    latest = {
+        "model_version": "v1", "status": "champion", "lost": False, "reasons": [], "trained_through": None,
+        "eval_from": None, "n_train": 100, "n_eval": n_eval, "features": 5, "model_sha256": "a",
+        "evaluated_sha256": "a",
+    }  # fmt: skip
+    figures = {
+        "dataset": "house_data",
+        "latest_version": latest,
+        "champion": None,
+        "challenger": None,
+        "decision": None,
+    }
+    assert said in _model(figures | NOTHING)[0]
 
 
 def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:

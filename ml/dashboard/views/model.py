@@ -62,7 +62,8 @@ def _card(page: Page, v: Row) -> None:
     if split:
         section(
             "Beside its baselines",
-            f"Valid prices of the split {split['split']}, which it did not learn from; all of the same homes.",
+            f"Valid prices of the split {split['split']}, which it did not learn from; of each the "
+            "homes that it has a price for.",
         )
         rows = page.snapshot.rows(queries.BESIDE_BASELINES, version=v["model_version"], split=split["split"])
         columns = [
@@ -83,8 +84,8 @@ def _card(page: Page, v: Row) -> None:
     if page.contract.level:
         scale = "log ratio to the price level" + (" known before its month" if page.dated else "")
     points = [
-        f"**What it says:** the price of a home, as its {scale}, by boosted trees (XGBoost). Each price "
-        "has a range, a grade, reasons and comparable sales.",
+        f"**What it says:** the price of a home, as its {scale}, by boosted trees (XGBoost), with reasons "
+        "and comparable sales, and with a range and a grade where enough of its errors are known.",
         f"**What it learned from:** {number(n)} homes, {span}{earlier}.",
     ]
     if left_out:
@@ -92,8 +93,8 @@ def _card(page: Page, v: Row) -> None:
     if late:
         points.append(f"**A nowcast:** {len(late)} features are known only after the month: {', '.join(late)}.")
     points.append(
-        f"**Not for:** {unlike} unlike those it learned from; ranges widen there, and "
-        "where nothing is known of a place no price is given."
+        f"**Not for:** {unlike} unlike those it learned from; ranges widen there"
+        + (", and where nothing is known of a place no price is given." if page.contract.level else ".")
     )
     st.markdown("\n".join(f"- {point}" for point in points))
 
