@@ -152,10 +152,9 @@ def _model(figures: dict[str, Any]) -> list[str]:
     judge = "beside the champion" if latest["lost"] else "by its gate"
     # the reasons stay with a version that a person promoted all the same
     verdict = f"was REJECTED {judge}" if latest["reasons"] else "passed its gate"
-    needed = load(figures["dataset"]).gate.min_compared_rows
-    if not latest["reasons"] and latest["n_eval"] < needed:
-        rows = counted(latest["n_eval"], "evaluation row")
-        verdict += f", compared with no baseline: {rows}, {needed} are needed"
+    n_eval, needed = latest["n_eval"], load(figures["dataset"]).gate.min_compared_rows
+    if n_eval < needed and not latest["reasons"]:
+        verdict += f", compared with no baseline: {counted(n_eval, 'evaluation row')}, {needed} are needed"
     n, last = learned(latest)
     through = ""
     if last:

@@ -38,8 +38,7 @@ def test_a_version_is_turned_down_by_its_gate_or_beside_the_champion(
             "champion": None,
             "challenger": None,
             "decision": None,
-            "failing_checks": [],
-            "empty_features": [],
+            **NOTHING,
         }
     )
     assert said in lines[0]
