@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 import xgboost as xgb
 
 from ml.baselines import LinearModel
+from ml.imputation import Imputation
 from ml.views import standing_views
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Bundle:
         self.contract: dict[str, Any] = json.loads((folder / "contract.json").read_text(encoding="utf-8"))
         self.linear = LinearModel(**json.loads((folder / "linear.json").read_text(encoding="utf-8")))
         self.booster = xgb.Booster(model_file=folder / "model.ubj")
+        imputation = folder / "imputation.json"
+        self.imputation = (
+            Imputation.from_dict(json.loads(imputation.read_text(encoding="utf-8")))
+            if imputation.exists()
+            else Imputation.none(len(self.features_used))
+        )
 
     @classmethod
     def load(cls, folder: Path, *, threads: int | None = None) -> Bundle:
@@ -90,9 +97,7 @@ class Bundle:
         ``predicted_price`` is null where ``reasons`` says why. Raises BundleError when headers are missing.
         """
         features = self.features(raw_rows)
-        x = np.empty((features.num_rows, len(self.features_used)), dtype=np.float32)
-        for j, name in enumerate(self.features_used):
-            x[:, j] = features[name].to_numpy()
+        x, _ = self.matrix(features)
         scores = self.booster.inplace_predict(x)
         offset = features["target_offset"].to_numpy()
         usable = (pc.list_value_length(features["reasons"]).to_numpy() == 0) & ~np.isnan(offset)  # pyright: ignore
@@ -105,6 +110,14 @@ class Bundle:
                 "reasons": features["reasons"],
             }
         )
+
+    def matrix(self, rows: pa.Table | pa.RecordBatch) -> tuple[np.ndarray, np.ndarray]:
+        """What the booster reads of rows with the version's features, float32 of shape (n, features).
+
+        Missing values are NaN, or the median where ``imputation`` has one; where that is so, bool of the same shape.
+        """
+        x = feature_matrix(rows, self.features_used)
+        return x, self.imputation.fill(x)
 
     def features(self, raw_rows: pa.Table | pd.DataFrame, twin: duckdb.DuckDBPyConnection | None = None) -> pa.Table:
         """Features of raw rows by the warehouse's SQL: ids, target_offset, every feature (DOUBLE), reasons.
@@ -255,6 +268,7 @@ def write_bundle(
     contract: dict[str, Any],
     booster: bytes,
     linear: LinearModel,
+    imputation: Imputation,
     metadata: dict[str, Any],
 ) -> None:
     """Write a version's files; SQL, encodings and reference tables are read from the working warehouse.
@@ -279,6 +293,7 @@ def write_bundle(
                 writer.write_batch(batch)
     (folder / "model.ubj").write_bytes(booster)
     write_json(folder / "linear.json", linear.to_dict())
+    write_json(folder / "imputation.json", imputation.to_dict())
     write_json(folder / "sql.json", views)
     write_json(folder / "contract.json", contract)
     write_json(folder / "metadata.json", {**metadata, "tables": tables})

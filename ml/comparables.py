@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import xgboost as xgb
 
-from ml.bundle import Bundle, feature_matrix
+from ml.bundle import Bundle
 from ml.contract import Contract, add_months
 from ml.warehouse import in_order, quoted
 
@@ -179,8 +179,7 @@ def _read(
         ).to_arrow_reader(BATCH_ROWS)
         for batch in reader:
             rows.append(batch.select(["observation_id", "month", "area", "price", "market"]))
-            x = feature_matrix(batch, bundle.features_used)
-            leaves.append(leaves_of(bundle, x))
+            leaves.append(leaves_of(bundle, bundle.matrix(batch)[0]))
     schema = pa.schema([reader.schema.field(n) for n in ("observation_id", "month", "area", "price", "market")])
     return Homes(pa.Table.from_batches(rows, schema), np.concatenate(leaves))
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml import comparables
-from ml.bundle import Bundle, feature_matrix
+from ml.bundle import Bundle
 from ml.contract import Contract
 from ml.own_features import features_of
 from ml.registry import ModelVersion, challenger, champion, load_bundle
@@ -66,7 +66,7 @@ def explain_months(
 
         amounts = contributions(
             bundle,
-            feature_matrix(rows, bundle.features_used),
+            bundle.matrix(rows)[0],
             rows["target_offset"].to_numpy(),
             rows["recent_error"].to_numpy() if contract.recent_errors else None,
             threads=settings.threads,

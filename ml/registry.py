@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 
 #: What of this package travels with a model: enough to load and run a bundle, and nothing that needs more libraries.
-BUNDLE_CODE = ("__init__.py", "baselines.py", "bundle.py", "views.py")
+BUNDLE_CODE = ("__init__.py", "baselines.py", "bundle.py", "imputation.py", "views.py")
 #: Libraries a bundle needs; versions are pinned to those installed.
 BUNDLE_LIBRARIES = ("duckdb", "mlflow", "numpy", "pandas", "pyarrow", "xgboost-cpu", "xgboost")
 
@@ -379,6 +379,7 @@ def _register(
                 contract=contract.model_dump(mode="json"),
                 booster=booster,
                 linear=result.linear,
+                imputation=result.imputation,
                 metadata={
                     "dataset": contract.name,
                     "features": list(selection.features),
@@ -489,13 +490,25 @@ def _write_reports(folder: Path, title: str, metric: str, data: TrainingData, re
         metric=metric,
         rounds=result.rounds,
     )
-    for name, rows, price, linear_price in [
-        (EVAL_PREDICTIONS, data.eval_rows, result.eval_price, result.eval_linear_price),
-        (FITTED_VALUES, data.fitted_rows, result.fitted_price, result.fitted_linear_price),
+    for name, rows, columns in [
+        (
+            EVAL_PREDICTIONS,
+            data.eval_rows,
+            {
+                "model_price": result.eval_price,
+                "linear_price": result.eval_linear_price,
+                "imputation_error": result.eval_imputation_error,
+            },
+        ),
+        (
+            FITTED_VALUES,
+            data.fitted_rows,
+            {"model_price": result.fitted_price, "linear_price": result.fitted_linear_price},
+        ),
     ]:
         table = rows.select(IDENTITY)
-        table = table.append_column("model_price", pa.array(price, from_pandas=True))
-        table = table.append_column("linear_price", pa.array(linear_price, from_pandas=True))
+        for column, values in columns.items():
+            table = table.append_column(column, pa.array(values, from_pandas=True))
         pq.write_table(table, folder / name, compression="zstd")
 
 

@@ -14,7 +14,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from ml.bundle import Bundle, feature_matrix
+from ml.bundle import Bundle
 from ml.contract import Contract
 from ml.dataset import IDENTITY
 from ml.own_features import features_of
@@ -195,16 +195,19 @@ def write_eval_predictions(
 ) -> None:
     """Insert a version's predictions of its evaluation window; the caller's transaction.
 
-    ``predictions`` has the columns IDENTITY, ``model_price`` and ``linear_price``.
+    ``predictions`` has the columns IDENTITY, ``model_price``, ``linear_price`` and, unless the version is of an earlier
+    release, ``imputation_error``.
     """
     columns = "'eval' as split, 'evaluation' as role, 'batch' as mode"
+    if "imputation_error" in predictions.column_names:
+        columns += ", imputation_error"
     _write(connection, model_version, predictions, run_id, into="predictions.predictions", columns=columns)
 
 
 def write_fitted_values(
     connection: duckdb.DuckDBPyConnection, model_version: str, fitted: pa.Table, run_id: str
 ) -> None:
-    """Insert what a version says of rows that it learned from, columns as of ``write_eval_predictions``."""
+    """Insert what a version says of rows that it learned from: IDENTITY, ``model_price`` and ``linear_price``."""
     _write(connection, model_version, fitted, run_id, into="training.fitted_values", columns="'train' as split")
 
 
@@ -261,11 +264,12 @@ def _insert(
     run_id: str,
     scored_at: datetime,
 ) -> None:
-    x = feature_matrix(batch, bundle.features_used)
+    x, filled = bundle.matrix(batch)
     offset = batch.column("target_offset").to_numpy(zero_copy_only=False)
     prices = {
         "model_price": np.exp(bundle.booster.inplace_predict(x).astype(np.float64) + offset),
         "linear_price": np.exp(bundle.linear.score(x) + offset),
+        "imputation_error": bundle.imputation.error(filled),
     }
     kept = pa.table(
         {name: batch.column(name) for name in (*IDENTITY, "built_through_batch", "is_priced")}
@@ -279,7 +283,7 @@ def _insert(
             insert into predictions.predictions by name
             select {", ".join(IDENTITY)}, built_through_batch, ? as model_version, ? as kind,
                 case when is_priced then 'holdout' else 'to_score' end as split, {price} as predicted_price,
-                ?::timestamp as scored_at, ? as run_id, {role} as role, 'batch' as mode
+                imputation_error, ?::timestamp as scored_at, ? as run_id, {role} as role, 'batch' as mode
             from scored
             """,
             [name, kind, scored_at, run_id],

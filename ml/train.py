@@ -18,6 +18,7 @@ from xgboost.callback import TrainingCallback
 from ml.baselines import LinearModel, fit_linear
 from ml.dataset import TrainingData
 from ml.evaluate import accuracy
+from ml.imputation import Imputation
 from ml.params import Params
 
 #: Called with what is being done, how much is done and how much there is (0 when unknown).
@@ -34,12 +35,16 @@ class Fit:
     """The model that the metrics are of; it has not seen the evaluation rows."""
     linear: LinearModel
     """The shipped straight line, fitted on the same rows."""
+    imputation: Imputation
+    """What stands in for missing values, in all of these rows as well."""
     rounds: int
     curves: dict[str, list[float]]
     """Error by round on ``train`` and ``eval``."""
     eval_price: np.ndarray
     """Prices of ``data.evaluated`` by a booster that has not seen them, shape (n,)."""
     eval_linear_price: np.ndarray
+    eval_imputation_error: np.ndarray
+    """``Imputation.error`` of the same rows."""
     fitted_price: np.ndarray
     """Prices of ``data.fitted`` by the same booster, which has learned from them, shape (n,)."""
     fitted_linear_price: np.ndarray
@@ -113,12 +118,18 @@ def boost(
 
 
 def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progress: Progress | None = None) -> Fit:
-    """Train with early stopping on the evaluation rows; then fit again on all of them when ``refit``."""
+    """Train with early stopping on the evaluation rows; then fit again on all of them when ``refit``.
+
+    Medians take the place of missing values in ``data.x`` where imputation has them.
+    """
+    line = _line(data, params, data.train)
+    imputation = Imputation.of(data.x[data.train], line.medians)
+    filled = imputation.fill(data.x)[data.evaluated].copy()
     boosted = boost(
         data.x, data.target, data.train, data.evaluation, params=params, features=data.selection.features,
         refit=refit, threads=threads, progress=progress,
     )  # fmt: skip
-    line = _line(data, params, data.train)
+    imputation = imputation.measured(data.x[data.evaluation], boosted.evaluated.inplace_predict)
 
     def prices(rows: slice, kept: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         x, offset = data.x[rows], kept["target_offset"].to_numpy()
@@ -134,10 +145,12 @@ def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progre
         booster=boosted.booster,
         evaluated=boosted.evaluated,
         linear=line,
+        imputation=imputation,
         rounds=boosted.rounds,
         curves=boosted.curves,
         eval_price=price,
         eval_linear_price=line_price,
+        eval_imputation_error=imputation.error(filled),
         fitted_price=fitted_price,
         fitted_linear_price=fitted_line_price,
         metrics=metrics,

@@ -75,7 +75,8 @@ create table if not exists predictions.predictions (
     observation_id varchar not null, model_version varchar not null, kind varchar not null, split varchar not null,
     observed_on date, month date not null, area varchar, locality varchar, predicted_price double,
     built_through_batch bigint, scored_at timestamp not null, run_id varchar not null,
-    role varchar not null default 'champion', mode varchar not null default 'batch', recent_error double
+    role varchar not null default 'champion', mode varchar not null default 'batch', recent_error double,
+    imputation_error double
     -- the key (observation_id, model_version) is a dbt test: keeping an index costs more than scoring does
 );
 create table if not exists predictions.recent_errors (
@@ -105,6 +106,7 @@ alter table training.model_aliases alter column model_version drop not null;
 alter table predictions.predictions add column if not exists role varchar default 'champion';
 alter table predictions.predictions add column if not exists mode varchar default 'batch';
 alter table predictions.predictions add column if not exists recent_error double;
+alter table predictions.predictions add column if not exists imputation_error double;
 update predictions.predictions set role = 'evaluation' where split = 'eval' and role <> 'evaluation';
 """
 
@@ -180,7 +182,7 @@ def in_order(connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
 def create_tables(connection: duckdb.DuckDBPyConnection, contract: Contract) -> None:
     """Create what Python owns; safe to repeat. Columns that a contract gained since are added to ``raw``."""
     connection.execute(OWNED_TABLES)
-    newest = connection.execute("select 1 from duckdb_columns() where column_name = 'recent_error'").fetchone()
+    newest = connection.execute("select 1 from duckdb_columns() where column_name = 'imputation_error'").fetchone()
     if newest is None:
         connection.execute(UPGRADE)
     columns = {**dict.fromkeys(contract.sources, "VARCHAR"), **PROVENANCE}

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.bundle import NO_LEVEL, Bundle, feature_matrix
+from ml.bundle import NO_LEVEL, Bundle
 from ml.contract import Contract
 from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
@@ -52,6 +52,10 @@ class Answers:
     """FOR_RANGES and the model's features"""
     x: np.ndarray
     """float32, shape (n, features)"""
+    filled: np.ndarray
+    """where a median stands in it, bool of the same shape"""
+    imputation_error: np.ndarray
+    """mean absolute error of the log of the price that comes from medians, shape (n,)"""
     recent_error: np.ndarray
     """what recent errors add to the log of the price, shape (n,)"""
     price: np.ndarray
@@ -69,6 +73,8 @@ class Answers:
             checked=self.checked.take(at),
             features=self.features.take(at),
             x=self.x[at],
+            filled=self.filled[at],
+            imputation_error=self.imputation_error[at],
             recent_error=self.recent_error[at],
             price=self.price[at],
             reasons=[self.reasons[i] for i in places],
@@ -128,7 +134,8 @@ class Engine:
             months: list[date | None] = listed(checked["month"])
             features = self._features(plan, checked, months)
         checked = checked.select(CHECKED)
-        x = feature_matrix(features, self.bundle.features_used)
+        x, filled = self.bundle.matrix(features)
+        imputation_error = self.bundle.imputation.error(filled)
         offset = features["target_offset"].to_numpy().astype(np.float64)
         reasons = _reasons(checked, offset)
         usable = np.array([not r for r in reasons], dtype=bool)
@@ -138,19 +145,21 @@ class Engine:
         if usable.any():
             scores = self._trees.predict(x[usable]).astype(np.float64)
             price[usable] = np.exp(scores + offset[usable] + recent_error[usable])
-        ranges = self._ranges_of(checked, features, price)
+        ranges = self._ranges_of(checked, features, price, imputation_error)
         return Answers(
             version=self.version,
             role=role,
             checked=checked,
             features=features,
             x=x,
+            filled=filled,
+            imputation_error=imputation_error,
             recent_error=recent_error,
             price=price,
             reasons=reasons,
             ranges=ranges,
             encoding_month=encoded if self.month else [None] * len(months),
-            warnings=self._known.warnings(checked, x, encoded, months, self.month),
+            warnings=self._known.warnings(checked, x, filled, encoded=encoded, months=months, newest=self.month),
         )
 
     def _raw(self, rows: Sequence[dict[str, Any]]) -> pa.Table:
@@ -218,11 +227,13 @@ class Engine:
                 out[place] = self._corrections(month).of(features[ERROR_KEYS].take(place))
         return out
 
-    def _ranges_of(self, checked: pa.Table, features: pa.Table, price: np.ndarray) -> dict[str, np.ndarray]:
+    def _ranges_of(
+        self, checked: pa.Table, features: pa.Table, price: np.ndarray, imputation_error: np.ndarray
+    ) -> dict[str, np.ndarray]:
         rows = pa.table(
             {name: checked[name] for name in ("month", "area")}
             | {name: features[name] for name in FOR_RANGES}
-            | {"predicted_price": pa.array(price, from_pandas=True)}
+            | {"predicted_price": pa.array(price, from_pandas=True), "imputation_error": pa.array(imputation_error)}
         )
         return self._ranges.of(rows)
 
@@ -282,6 +293,8 @@ class _Known:
         self,
         checked: pa.Table,
         x: np.ndarray,
+        filled: np.ndarray,
+        *,
         encoded: list[date | None],
         months: list[date | None],
         newest: date | None,
@@ -306,10 +319,15 @@ class _Known:
         for i, j in zip(*np.nonzero((numbers < self._low) | (numbers > self._high)), strict=True):
             low, high = self._low[j], self._high[j]
             tell(i, "outside_training_range", self._numbers[j], f"the model learned from {low:g} to {high:g}")
-        missing = np.isnan(x[:, [self._place[n] for n in self._optional]])
+        optional = [self._place[n] for n in self._optional]
+        missing = np.isnan(x[:, optional]) | filled[:, optional]
         for i, j in zip(*np.nonzero(missing), strict=True):
-            if (i, self._optional[j]) not in unused:
-                tell(i, "missing_feature", self._optional[j], "not given; the model does without it")
+            name = self._optional[j]
+            if (i, name) not in unused:
+                usual = f"its median, {x[i, optional[j]]:g}," if name in self._numbers else "what is usual"
+                instead = f"{usual} takes its place and widens the range"
+                is_filled = filled[i, optional[j]]
+                tell(i, "missing_feature", name, f"not given; {instead if is_filled else 'the model does without it'}")
         for i, (month, used) in enumerate(zip(months, encoded, strict=True)):
             if month and used and month > used and newest:
                 tell(

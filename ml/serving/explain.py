@@ -46,7 +46,7 @@ class Explainer:
         names = parts(bundle, self._engine.contract)
         for k, i in enumerate(priced):
             order = np.argsort(-np.abs(amounts[k, :-1]), kind="stable")
-            values = [None if np.isnan(v) else float(v) for v in x[k]]
+            values = [None if np.isnan(v) else float(v) for v in np.where(answers.filled[i], np.nan, x[k])]
             values += [None] * (len(names) - len(values))
             out[i]["contributions"] = [
                 {"feature": names[j], "contribution": float(amounts[k, j]), "value": values[j]}

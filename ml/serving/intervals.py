@@ -7,6 +7,7 @@ written in Python. What was learned from errors comes from the snapshot's ``pred
 from __future__ import annotations
 
 import queue
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -40,16 +41,18 @@ TRAITS = ("history", "surprise", "rarity", "area")
 ASKED = pa.schema(
     {
         "observation_id": pa.int64(), "month": pa.date32(), "area": pa.string(), "predicted_price": pa.float64(),
-        "history_n": pa.int64(), "persistence_price": pa.float64(), "target_offset": pa.float64(),
+        "imputation_error": pa.float64(), "history_n": pa.int64(), "persistence_price": pa.float64(),
+        "target_offset": pa.float64(),
     }
 )  # fmt: skip
-#: Every combination of traits at a price of 1: a range is the price times a factor that follows from them.
+#: Every combination of traits at a price of 1, for rows that nothing was filled in for: a range is the price times a
+#: factor that follows from them.
 GRID = """
 create table grid as
 select
     row_number() over () as observation_id, 'asked' as model_version, 'to_score' as split, months.month,
     history.class as history, surprise.class as surprise, rarity.class as rarity, areas.class as area,
-    1.0::double as predicted_price, null::double as log_error
+    1.0::double as predicted_price, 0.0::double as imputation_error, null::double as log_error
 from (select distinct month from calibration) as months
 cross join (select unnest(['unknown', '1', '2', '3', '4', '5', '6']) as class) as history
 cross join (select unnest(['unknown', '1', '2', '3', '4', '5']) as class) as surprise
@@ -155,6 +158,7 @@ class Ranges:
         months = sorted(m for m in set(calibration["month"].to_pylist()))
         self._months = np.array(months, dtype="datetime64[D]")
         self._factors: dict[date, _Factors] = {}
+        self._filled = _Filled(calibration, grades)
         self._lanes: queue.LifoQueue[_Traits] = queue.LifoQueue()
         for _ in range(LANES):
             self._lanes.put(_Traits())
@@ -171,16 +175,25 @@ class Ranges:
         # the latest calibration that is not later than the row's month
         at = np.searchsorted(self._months, traits["month"].to_numpy().astype("datetime64[D]"), side="right") - 1
         row = traits["observation_id"].to_numpy()
+        filled = rows["imputation_error"].to_numpy()[row] > 0
         classes = list(zip(*(listed(traits[name]) for name in TRAITS), strict=True))
-        asked: dict[int, date] = {i: self._months[i].item() for i in {*at.tolist()} - {-1}}
+        asked: dict[int, date] = {i: self._months[i].item() for i in {*at[~filled].tolist()} - {-1}}
         if missing := sorted({*asked.values()}.difference(self._factors)):
             self._factors.update(self._computed(missing))
         for i, month in asked.items():
-            mine = np.flatnonzero(at == i)
+            mine = np.flatnonzero((at == i) & ~filled)
             factors = self._factors[month]
             found = [factors.place[classes[i]] for i in mine.tolist()]
             limits[:, row[mine]] = price[row[mine]] * factors.limits[:, found]
             std[row[mine]], grade[row[mine]] = factors.std[found], factors.grade[found]
+        if len(mine := np.flatnonzero(filled & (at >= 0))):
+            of_traits = {name: traits[name].take(mine) for name in TRAITS}
+            of_rows = {name: rows[name].take(row[mine]) for name in ("predicted_price", "imputation_error")}
+            month = pa.array(self._months[at[mine]])
+            found = self._filled.ranges(pa.table({"observation_id": row[mine], "month": month} | of_traits | of_rows))
+            place = found["observation_id"].to_numpy()
+            limits[:, place] = [found[name].to_numpy() for name in RANGES[:6]]
+            std[place], grade[place] = found["forecast_std_pct"].to_numpy(), listed(found["grade"])
         return dict(zip(RANGES, (*limits, std, grade), strict=True))
 
     def _computed(self, months: Sequence[date]) -> dict[date, _Factors]:
@@ -209,6 +222,36 @@ class Ranges:
         asked = rows.append_column("observation_id", pa.array(np.arange(rows.num_rows))).select(ASKED.names)
         with taken(self._lanes) as lane:
             return lane.of(asked.cast(ASKED))
+
+
+class _Filled:
+    """The batch's ranges of rows that values were filled in for, planned once. Safe to use from several threads."""
+
+    def __init__(self, calibration: pa.Table, grades: pa.Table) -> None:
+        texts = {name: pa.string() for name in TRAITS}
+        numbers = {"predicted_price": pa.float64(), "imputation_error": pa.float64()}
+        self._asked = Slot(pa.schema({"observation_id": pa.int64(), "month": pa.date32()} | texts | numbers))
+        self._lock = threading.Lock()
+        self._connection = duckdb.connect(":memory:", config={"threads": 1})
+        self._connection.execute("set enable_progress_bar = false")
+        self._connection.register("given", calibration)
+        self._connection.register("known_grades", grades)
+        self._connection.register("asked", self._asked.capsule)
+        self._connection.execute(
+            """
+            create table calibration as select * replace ('asked' as model_version) from given;
+            create table grades as from known_grades;
+            create view grid as
+            select *, 'asked' as model_version, 'to_score' as split, null::double as log_error from asked
+            """
+        )
+        self._connection.execute(f"prepare ranges as select observation_id, {', '.join(RANGES)} from ({_intervals()})")
+
+    def ranges(self, asked: pa.Table) -> pa.Table:
+        """``observation_id`` and RANGES of rows with TRAITS, a price, its imputation error and a calibrated month."""
+        with self._lock:
+            self._asked.fill(asked.cast(self._asked.schema))
+            return fetched(self._connection.execute("execute ranges"), asked.num_rows)
 
 
 class _Traits:

@@ -42,6 +42,7 @@ PREDICTION = {
     "area": "VARCHAR",
     "locality": "VARCHAR",
     "predicted_price": "DOUBLE",
+    "imputation_error": "DOUBLE",
     "scored_at": "TIMESTAMP",
     "run_id": "VARCHAR",
 }

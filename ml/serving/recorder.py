@@ -151,10 +151,11 @@ def _records(answers: Answers, request_ids: list[str], now: datetime) -> list[di
         {
             "observation_id": key, "observed_on": observed_on, "month": month, "area": area, "locality": locality,
             "model_version": version, "role": role, "scored_at": scored_at, "predicted_price": price,
-            "run_id": request_id,
+            "imputation_error": imputation_error, "run_id": request_id,
         }
-        for key, observed_on, month, area, locality, price, request_id in zip(
-            *(listed(answers.checked[name]) for name in names), answers.price.tolist(), request_ids, strict=True
+        for key, observed_on, month, area, locality, price, imputation_error, request_id in zip(
+            *(listed(answers.checked[name]) for name in names), answers.price.tolist(),
+            answers.imputation_error.tolist(), request_ids, strict=True
         )
         if not math.isnan(price) and month
     ]  # fmt: skip

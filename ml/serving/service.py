@@ -488,9 +488,7 @@ def _test(engine: Engine, example: dict[str, Any]) -> None:
             raise SwapError(f"{version} cannot be compared: no home of the batch has features")
         log.info("%s is not compared with the batch: all homes' features changed since", version)
         return
-    from ml.bundle import feature_matrix
-
-    x = feature_matrix(rows, engine.bundle.features_used)
+    x, _ = engine.bundle.matrix(rows)
     price = np.exp(engine.bundle.booster.inplace_predict(x).astype(np.float64) + rows["target_offset"].to_numpy())
     off = float(np.median(np.abs(price / rows["predicted_price"].to_numpy() - 1)))
     if not off <= TOLERANCE:

@@ -85,7 +85,24 @@ def test_warnings_tell_what_the_model_has_not_seen(api: Api, example: dict[str, 
     assert "unseen_area" not in {w["code"] for w in known["warnings"]}
     # nor is it as sure of a place that it knows nothing of
     [new] = api.client.post("/v1/predict", json={**example, "town": "NOWHERE BEFORE"}).json()["predictions"]
-    assert new["forecast_std_pct"] > 1.5 * known["forecast_std_pct"] and new["grade"] > known["grade"]
+    assert new["forecast_std_pct"] > 1.5 * known["forecast_std_pct"] and new["grade"] == "D"
+
+
+def test_what_no_learned_home_lacks_is_taken_for_the_usual_and_the_price_is_less_sure(
+    api: Api, raw: list[dict[str, Any]]
+) -> None:
+    whole = next({k: v for k, v in row.items() if k != "want"} for row in raw if row["storey_range"])
+    for lacking in ("latitude", "longitude"):
+        rows = [whole, {**whole, lacking: None}]
+        known, without = api.client.post("/v1/predict", json={"rows": rows}).json()["predictions"]
+        assert without["predicted_price"] == pytest.approx(known["predicted_price"], rel=0.1)
+        assert without["forecast_std_pct"] > 1.05 * known["forecast_std_pct"]
+        [message] = [w["message"] for w in without["warnings"] if w["field"] == lacking]
+        assert re.fullmatch(r"not given; its median, [\d.]+, takes its place and widens the range", message)
+        assert not [w for w in known["warnings"] if w["code"] == "missing_feature"]
+    [explained] = api.client.post("/v1/predict/explain", json=rows[1]).json()["predictions"]
+    [told] = [c for c in explained["contributions"] if c["feature"] == lacking]
+    assert told["value"] is None, "what takes its place is not what was given"
 
 
 def test_the_worked_example_is_of_a_place_that_the_model_knows(

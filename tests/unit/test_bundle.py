@@ -19,6 +19,7 @@ import pytest
 
 from ml.bundle import Bundle, BundleError, seal_bundle, write_bundle
 from ml.dataset import read, select, training_window
+from ml.imputation import Imputation
 from ml.registry import _save_model
 from ml.settings import Settings
 from ml.train import fit
@@ -45,6 +46,7 @@ def folder(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Path
             contract=toy.CONTRACT.model_dump(mode="json"),
             booster=bytes(result.booster.save_raw("ubj")),
             linear=result.linear,
+            imputation=result.imputation,
             metadata={"dataset": "toy", "features": toy.CONTRACT.features},
         )
     seal_bundle(folder, "v1")
@@ -97,6 +99,19 @@ def test_a_row_that_cannot_be_priced_says_why_and_the_others_are_priced(bundle: 
         ["no price level is known for its place and month"],
     ]
     assert [a["predicted_price"] is not None for a in answers] == [True, False, False, False]
+
+
+def test_a_size_that_no_learned_house_lacks_is_the_usual_one(bundle: Bundle, folder: Path, tmp_path: Path) -> None:
+    size = float(bundle.imputation.medians[bundle.features_used.index("size")])
+    rows = pd.DataFrame({"House": ["a", "b"], "Sold": "2021-07", "Town": "North", "Size": ["", f"{size:.9g}"]})
+    without, usual = prices(bundle, rows)
+    assert without == usual and without is not None
+    # a version of an earlier release leaves it to its trees, as it did
+    earlier = shutil.copytree(folder, tmp_path / "bundle")
+    (earlier / "imputation.json").unlink()
+    seal_bundle(earlier, "v1")
+    without, still = prices(Bundle.load(earlier), rows)
+    assert still == usual and without != usual
 
 
 def test_missing_headers_are_named_in_one_sentence(bundle: Bundle) -> None:
@@ -175,8 +190,14 @@ def test_a_warehouse_without_the_views_is_refused(tmp_path: Path, settings: Sett
         connection.execute("drop view features.features_as_of")
         with pytest.raises(MissingViewError, match=r"has no view features.features_as_of; run `dbt build`"):
             write_bundle(
-                tmp_path / "b", connection, contract={}, booster=b"", linear=None, metadata={"dataset": "toy"}  # type: ignore
-            )  # fmt: skip
+                tmp_path / "b",
+                connection,
+                contract={},
+                booster=b"",
+                linear=None,  # type: ignore
+                imputation=Imputation.none(0),
+                metadata={"dataset": "toy"},
+            )
 
 
 def test_the_sql_is_the_warehouses_word_for_word(folder: Path, settings: Settings) -> None:

@@ -67,6 +67,7 @@ def bundle_of(built: Home, folder: Path) -> Bundle:
             contract=built.contract.model_dump(mode="json"),
             booster=bytes(result.booster.save_raw("ubj")),
             linear=result.linear,
+            imputation=result.imputation,
             metadata={"dataset": built.contract.name, "features": list(built.contract.features)},
         )
     seal_bundle(folder, "v1")

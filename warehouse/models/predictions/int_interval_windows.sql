@@ -22,7 +22,7 @@ known as (
         {{ 'month' if contract().observed_on else add_months('month', -1) }} as month,
         count(*) as n,
         {{ content_fingerprint([
-            'observation_id', 'history', 'surprise', 'rarity', 'area', 'log_error',
+            'observation_id', 'imputation_error', 'history', 'surprise', 'rarity', 'area', 'log_error',
         ]) }} as fingerprint
     from traits
     where {{ is_known_error() }}

@@ -22,6 +22,7 @@ beside as (
         predictions.month,
         predictions.area,
         predictions.predicted_price,
+        coalesce(predictions.imputation_error, 0) as imputation_error,
         case when features.is_price_valid and features.price > 0 then features.price end as actual_price,
         features.history_n,
         features.persistence_price,
@@ -47,6 +48,7 @@ final as (
         month,
         predicted_price,
         actual_price,
+        imputation_error,
 {{ trait_classes() }},
         abs(ln(predicted_price / actual_price)) as log_error
     from distances

@@ -63,7 +63,7 @@ overall as (
 scaled_0 as (
     select
         known.*,
-        overall.factor as scale
+        overall.factor + known.imputation_error as scale
     from known
     inner join overall on known.model_version = overall.model_version and known.known_in = overall.known_in
 ),

@@ -31,7 +31,7 @@ scaled as (
         {%- for level in interval_levels() %}
         quantiles.{{ level.column }},
         {%- endfor %}
-        overall.factor
+        (overall.factor + traits.imputation_error)
         {%- for trait in interval_traits() %}
         * coalesce(by_{{ trait }}.factor, {{ new_area().factor if trait == 'area' else 1 }})
         {%- endfor %} as scale
