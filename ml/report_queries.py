@@ -131,7 +131,7 @@ where model_version = $version and split = $split and population = 'valid'
 #: The whole splits beside what one would say without the model; of training rows a sample.
 RATIO_BY_SPLIT = """
 select split, model_version, n, median_ratio, cod, cod_lower, cod_upper, prd, prd_lower, prd_upper, prb, prb_lower,
-    prb_upper, status
+    prb_upper, mki, status
 from monitoring.ratio_study
 where population = 'valid' and segment_type = 'all'
     and model_version in ($version, 'linear_' || $version, 'median_' || $version, 'persistence', 'last_year')

@@ -66,6 +66,7 @@ a.h-tile {text-decoration: none} a.h-tile:hover, a.h-tile:focus-visible {border-
 .h-table th {text-align: left; font-weight: 600; color: #55616d; border-bottom: 2px solid #dde3e8; padding: .3rem .6rem;
   white-space: nowrap; vertical-align: bottom}
 .h-table td {border-bottom: 1px solid #eceff2; padding: .3rem .6rem; vertical-align: top}
+.h-table td:not(.n) {overflow-wrap: anywhere; min-width: 5.5rem}
 .h-table .n {text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap}
 @media (max-width: 640px) {
   .block-container, [data-testid="stMainBlockContainer"] {padding: 3.6rem .9rem 3rem}
@@ -104,6 +105,16 @@ class Page:
     def to_score(self) -> str:
         """What to type to have homes scored; without dates there is one month."""
         return f"housing score --dataset {self.contract.name} --month {'YYYY-MM' if self.dated else f'{UNDATED:%Y-%m}'}"
+
+    @property
+    def why_unscored(self) -> str:
+        """What to do where no home has a price. Without a champion, scoring and training again would not help."""
+        if self.champion:
+            return f"Type: {self.to_score}"
+        rejected = self.snapshot.first("select max(model_version) as version from training.model_versions")
+        if rejected and rejected["version"]:
+            return f"No version passed its gate. What each missed: housing status --dataset {self.contract.name}"
+        return f"Type: housing train --dataset {self.contract.name}"
 
     def money(self, value: float | None, *, sign: bool = False) -> str:
         return MISSING if value is None else f"{self.contract.currency} {number(value, sign=sign)}"

@@ -54,7 +54,7 @@ priced as (
     where m.model_version = $version and m.month = $month and m.is_price_valid and m.ratio is not null
 )
 select $month::date as month, count(*) as n, median(abs(pct_error)) as mdape_pct, avg(abs(error)) as mae,
-    100.0 * avg(is_in_range::integer) as coverage_pct, (
+    100.0 * avg(is_in_range::integer) as coverage_pct, count(is_in_range) as held_n, (
         select arg_max(mdape_pct, n) from monitoring.accuracy_by_month
         where model_version = 'persistence' and month = $month and population = 'valid'
             and split = 'holdout'
@@ -390,7 +390,7 @@ where model_version = $version and split = $split and population = 'valid' and s
 """
 #: The worst verdict first, then the largest error.
 RATIO_BY_AREA = """
-select r.segment as area, r.n, a.mdape_pct, r.median_ratio, r.cod, r.prd, r.prb, r.status
+select r.segment as area, r.n, a.mdape_pct, r.median_ratio, r.cod, r.prd, r.prb, r.mki, r.status
 from monitoring.ratio_study as r
 left join monitoring.accuracy_by_segment as a
     on r.model_version = a.model_version and r.split = a.split and r.population = a.population

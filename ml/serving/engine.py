@@ -38,6 +38,11 @@ ERRORS_KEPT = 60
 CHECKED = ("observation_id", "observed_on", "month", "area", "locality", "reasons", "labels")
 FOR_RANGES = ("target_offset", "persistence_price", "history_n")
 ERROR_KEYS = "error_keys"
+NO_RANGE = {
+    "code": "no_range",
+    "field": "row",
+    "message": "too few errors of this version are known from before its month to make a range from",
+}
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,9 @@ class Engine:
             scores = self._trees.predict(x[usable]).astype(np.float64)
             price[usable] = np.exp(scores + offset[usable] + recent_error[usable])
         ranges = self._ranges_of(checked, features, price, imputation_error)
+        warnings = self._known.warnings(checked, x, filled, encoded=encoded, months=months, newest=self.month)
+        for i in np.flatnonzero(~np.isnan(price) & np.isnan(ranges["forecast_std_pct"])):
+            warnings[i].append(NO_RANGE)
         return Answers(
             version=self.version,
             role=role,
@@ -159,7 +167,7 @@ class Engine:
             reasons=reasons,
             ranges=ranges,
             encoding_month=encoded if self.month else [None] * len(months),
-            warnings=self._known.warnings(checked, x, filled, encoded=encoded, months=months, newest=self.month),
+            warnings=warnings,
         )
 
     def _raw(self, rows: Sequence[dict[str, Any]]) -> pa.Table:

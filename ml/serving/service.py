@@ -222,7 +222,10 @@ class Service:
                 return None
             versions = snapshot.versions()
             if "champion" not in versions:
-                raise SwapError(f"{self.settings.dataset} has no champion; train one with `housing train`")
+                raise SwapError(
+                    f"{self.settings.dataset} has no champion: none was trained, or none passed its gate; see "
+                    f"`housing status -d {self.settings.dataset}`"
+                )
             version = versions["champion"]
             champion = Engine(self.contract, snapshot, version, load_bundle(self.settings, version))
             example = example_row(self.contract, snapshot)

@@ -105,6 +105,14 @@ def test_what_no_learned_home_lacks_is_taken_for_the_usual_and_the_price_is_less
     assert told["value"] is None, "what takes its place is not what was given"
 
 
+def test_a_month_before_which_no_error_is_known_has_no_range_and_says_so(api: Api, example: dict[str, Any]) -> None:
+    early = {**example, "sold_month": "2021-06"}
+    early, now = api.client.post("/v1/predict", json={"rows": [early, example]}).json()["predictions"]
+    assert early["predicted_price"] > 0 and early["intervals"] is None and early["grade"] is None
+    assert [w["code"] for w in early["warnings"] if w["field"] == "row"] == ["no_range"]
+    assert now["intervals"] and "no_range" not in {w["code"] for w in now["warnings"]}
+
+
 def test_the_worked_example_is_of_a_place_that_the_model_knows(
     served: Home, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -22,7 +22,7 @@ DRIFTS = {
 
 #: Columns of every ratio study: level and uniformity, then fairness and the verdict.
 LEVEL = [Column("median_ratio", "Median ratio", 3), Column("cod", "COD, %", 1)]
-FAIRNESS = [Column("prd", "PRD", 3), Column("prb", "PRB", 3), Column("status", "Verdict")]
+FAIRNESS = [Column("prd", "PRD", 3), Column("prb", "PRB", 3), Column("mki", "MKI", 3), Column("status", "Verdict")]
 
 WHOLE = {
     "prediction": "Predictions, against those of the training window",
@@ -35,7 +35,7 @@ def render(page: Page) -> None:
     head("Monitoring", f"{page.contract.title}: is the model still as good as it was, for everybody?")
     versions = [r["model_version"] for r in page.snapshot.rows(queries.SCORED_VERSIONS)]
     if not versions:
-        nothing("Nothing has been scored yet.", f"Type: {page.to_score}")
+        nothing("Nothing has been scored yet.", page.why_unscored)
         return
     version = choose_one("Model", "version", versions, first=versions[0])
     split = page.snapshot.first(queries.SPLIT, version=version)

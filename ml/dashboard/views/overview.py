@@ -126,7 +126,8 @@ def _figures(page: Page, checks: list[Row]) -> None:
         )
         items.append(("Mean error", page.money(newest["mae"]), f"{when}absolute, per home"))
         if held is not None:
-            items.append(("80 % range holds", f"{number(held, 1)} %", f"{when}should be about 80 %"))
+            of = f"{when}{number(newest['held_n'])} prices; should be about 80 %"
+            items.append(("80 % range holds", f"{number(held, 1)} %", of))
     else:
         items.append(("Median error", MISSING, f"no price is known yet of a month that {version} served"))
     if scoring and scoring["scored"]:

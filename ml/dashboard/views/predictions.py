@@ -51,7 +51,7 @@ def choose(page: Page) -> Filters | None:
     ask = page.snapshot.rows
     versions = queries.scored_versions(page.snapshot)
     if not versions:
-        nothing("Nothing has been scored yet.", f"Type: {page.to_score}")
+        nothing("Nothing has been scored yet.", page.why_unscored)
         return None
     year = month = None
     with st.container(horizontal=True, key="filters"):

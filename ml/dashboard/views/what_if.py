@@ -27,7 +27,7 @@ STEPS = 9
 def render(page: Page) -> None:
     head("What if", f"{page.contract.title}: what would the champion say, and why?")
     if page.champion is None:
-        nothing("There is no champion to ask.", f"Type: housing train --dataset {page.contract.name}")
+        nothing("There is no champion to ask.", page.why_unscored)
         return
     try:
         with st.spinner("Loading the model"):
@@ -175,7 +175,8 @@ def _price(page: Page, answers: Any) -> None:
     # a value that is not used is missing to the model, but it was given
     unused = {w["field"] for w in answers.warnings[0] if w["code"] != "missing_feature"}
     for warning in answers.warnings[0]:
-        if warning["code"] != "missing_feature" or warning["field"] not in unused:
+        is_told = warning["code"] == "no_range" or (warning["code"] == "missing_feature" and warning["field"] in unused)
+        if not is_told:
             st.caption("▲ " + plain(f"{warning['field'].replace('_', ' ')}: {warning['message']}"))
 
 
