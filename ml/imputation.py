@@ -51,16 +51,14 @@ class Imputation:
     def measured(self, x: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]) -> Imputation:
         """With the errors that medians cause in a sample of rows, shape (n, features); ``predict`` gives logs."""
         sample = x[:: max(1, -(-len(x) // SAMPLE))]
-        changed = np.flatnonzero(self.unless.any(axis=1))
-        if not len(changed):
-            return self
-        without = np.tile(sample, (len(changed), 1, 1))
-        values = without[np.arange(len(changed)), :, changed]
-        known = ~np.isnan(values)
-        without[np.arange(len(changed)), :, changed] = np.where(known, self.medians[changed, None], values)
-        scores = predict(without.reshape(-1, x.shape[1])).reshape(values.shape).astype(np.float64)
+        before = predict(sample)
         log_errors = np.zeros(x.shape[1])
-        log_errors[changed] = np.abs(scores - predict(sample)).sum(axis=1) / np.maximum(1, known.sum(axis=1))
+        for j in np.flatnonzero(self.unless.any(axis=1)):
+            known = ~np.isnan(sample[:, j])
+            if known.any():
+                without = sample[known]
+                without[:, j] = self.medians[j]
+                log_errors[j] = np.abs(predict(without).astype(np.float64) - before[known]).mean()
         return replace(self, log_errors=log_errors)
 
     def fill(self, x: np.ndarray) -> np.ndarray:
