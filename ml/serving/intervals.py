@@ -33,6 +33,9 @@ RANGES = (
     "grade",
 )
 
+#: Remembered factors of rows that values were filled in for: a few megabytes.
+FACTORS_KEPT = 10_000
+
 #: Classes of the traits besides the area, which is a name.
 TRAITS = ("history", "surprise", "rarity", "area")
 
@@ -187,13 +190,11 @@ class Ranges:
             limits[:, row[mine]] = price[row[mine]] * factors.limits[:, found]
             std[row[mine]], grade[row[mine]] = factors.std[found], factors.grade[found]
         if len(mine := np.flatnonzero(filled & (at >= 0))):
-            of_traits = {name: traits[name].take(mine) for name in TRAITS}
-            of_rows = {name: rows[name].take(row[mine]) for name in ("predicted_price", "imputation_error")}
-            month = pa.array(self._months[at[mine]])
-            found = self._filled.ranges(pa.table({"observation_id": row[mine], "month": month} | of_traits | of_rows))
-            place = found["observation_id"].to_numpy()
-            limits[:, place] = [found[name].to_numpy() for name in RANGES[:6]]
-            std[place], grade[place] = found["forecast_std_pct"].to_numpy(), listed(found["grade"])
+            error = rows["imputation_error"].to_numpy()[row[mine]].tolist()
+            keys = [(self._months[at[i]].item(), *classes[i], e) for i, e in zip(mine.tolist(), error, strict=True)]
+            *factors, stds, letters = zip(*self._filled.factors(keys), strict=True)
+            limits[:, row[mine]] = price[row[mine]] * np.array(factors)
+            std[row[mine]], grade[row[mine]] = stds, letters
         return dict(zip(RANGES, (*limits, std, grade), strict=True))
 
     def _computed(self, months: Sequence[date]) -> dict[date, _Factors]:
@@ -225,12 +226,17 @@ class Ranges:
 
 
 class _Filled:
-    """The batch's ranges of rows that values were filled in for, planned once. Safe to use from several threads."""
+    """What the prices of rows are multiplied by that values were filled in for. Safe to use from several threads.
+
+    Such errors are no classes that a grid could be made of in advance. What was asked once is remembered.
+    """
 
     def __init__(self, calibration: pa.Table, grades: pa.Table) -> None:
         texts = {name: pa.string() for name in TRAITS}
-        numbers = {"predicted_price": pa.float64(), "imputation_error": pa.float64()}
-        self._asked = Slot(pa.schema({"observation_id": pa.int64(), "month": pa.date32()} | texts | numbers))
+        self._asked = Slot(
+            pa.schema({"month": pa.date32()} | texts | {"imputation_error": pa.float64(), "n": pa.int64()})
+        )
+        self._known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         self._lock = threading.Lock()
         self._connection = duckdb.connect(":memory:", config={"threads": 1})
         self._connection.execute("set enable_progress_bar = false")
@@ -242,16 +248,28 @@ class _Filled:
             create table calibration as select * replace ('asked' as model_version) from given;
             create table grades as from known_grades;
             create view grid as
-            select *, 'asked' as model_version, 'to_score' as split, null::double as log_error from asked
+            select
+                * exclude (n), n as observation_id, 'asked' as model_version, 'to_score' as split,
+                1.0::double as predicted_price, null::double as log_error
+            from asked
             """
         )
         self._connection.execute(f"prepare ranges as select observation_id, {', '.join(RANGES)} from ({_intervals()})")
 
-    def ranges(self, asked: pa.Table) -> pa.Table:
-        """``observation_id`` and RANGES of rows with TRAITS, a price, its imputation error and a calibrated month."""
+    def factors(self, keys: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """RANGES at a price of 1 of calibrated month, TRAITS and imputation error."""
         with self._lock:
-            self._asked.fill(asked.cast(self._asked.schema))
-            return fetched(self._connection.execute("execute ranges"), asked.num_rows)
+            if not self._known.keys() >= set(keys):
+                if len(self._known) > FACTORS_KEPT:
+                    self._known.clear()
+                new = [key for key in dict.fromkeys(keys) if key not in self._known]
+                columns = [*zip(*new, strict=True), range(len(new))]
+                self._asked.fill(
+                    pa.table(dict(zip(self._asked.schema.names, columns, strict=True)), self._asked.schema)
+                )
+                for place, *found in self._connection.execute("execute ranges").fetchall():
+                    self._known[new[place]] = tuple(found)
+            return [self._known[key] for key in keys]
 
 
 class _Traits:
