@@ -122,10 +122,17 @@ def test_answers_of_the_api_are_not_among_the_predictions_that_are_judged(change
 
 
 def test_a_model_that_failed_its_gate_is_told_with_its_reasons(changed: Publish) -> None:
-    settings = changed("update training.model_versions set status = 'rejected', reasons = ['no better than a guess']")
+    settings = changed(
+        "update training.model_versions set status = 'rejected', reasons = ['no better than a guess'];"
+        "delete from predictions.predictions"
+    )
     words = overview()
     assert "No model is champion" in words and "no better than a guess" in words and "housing train" in words
     assert "There is no champion to ask." in shown(settings, "what_if")
+    # scoring or training the same rows again would not help
+    for name in ("predictions", "monitoring", "what_if"):
+        words = shown(settings, name)
+        assert "No version passed its gate" in words and "housing status --dataset housets" in words, name
 
 
 def test_before_the_first_training_every_page_says_what_comes_next(changed: Publish) -> None:
@@ -135,7 +142,7 @@ def test_before_the_first_training_every_page_says_what_comes_next(changed: Publ
     assert "No model yet" in overview()
     assert "housing train --dataset housets" in shown(settings, "model")
     for name in ("predictions", "map", "monitoring"):
-        assert "housing score --dataset housets --month YYYY-MM" in shown(settings, name), name
+        assert "housing train --dataset housets" in shown(settings, name), name
 
 
 def test_scored_homes_without_known_prices_are_shown_without_errors(changed: Publish) -> None:
