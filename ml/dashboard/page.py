@@ -66,12 +66,13 @@ a.h-tile {text-decoration: none} a.h-tile:hover, a.h-tile:focus-visible {border-
 .h-table th {text-align: left; font-weight: 600; color: #55616d; border-bottom: 2px solid #dde3e8; padding: .3rem .6rem;
   white-space: nowrap; vertical-align: bottom}
 .h-table td {border-bottom: 1px solid #eceff2; padding: .3rem .6rem; vertical-align: top}
-.h-table td:not(.n) {overflow-wrap: anywhere; min-width: 5.5rem}
+.h-table td:not(.n) {max-width: 26rem; overflow-wrap: break-word}
 .h-table .n {text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap}
 @media (max-width: 640px) {
   .block-container, [data-testid="stMainBlockContainer"] {padding: 3.6rem .9rem 3rem}
   .h-tiles {grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .5rem}
   .h-table {font-size: .86rem} .h-table th, .h-table td {padding: .3rem .4rem}
+  .h-table td:not(.n) {max-width: 14rem}
 }
 </style>
 """
