@@ -20,6 +20,8 @@ from ml.settings import Settings
 DATASET_TAG = "housing/dataset"
 #: Run tag: the `housing` command that a run is of.
 COMMAND = "housing/command"
+#: What Dagster says of a run that it found dead.
+OUTSIDE = "marked as failed from outside"
 #: Run tags: the process of a `housing` command, and the machine or container in which that number is its.
 PROCESS, HOST = "housing/pid", "housing/host"
 #: How far back runs are looked at, should nobody have looked for a while.
@@ -78,10 +80,16 @@ def failure_reason(instance: dg.DagsterInstance, run_id: str) -> str:
             said = INTERRUPTED if error.cls_name in INTERRUPTS else error.message.strip()
             return f"{event.step_key}: {said}"
     ends = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_FAILURE, limit=1).records
-    entries = [record.event_log_entry for record in ends]
-    # of a run whose process was killed only the event tells
-    said = next((e.user_message or (e.dagster_event.message if e.dagster_event else None) for e in entries), None)
-    return said or "see the run in the Dagster UI (make ui)"
+    # of a run whose process was killed only the event tells; where Dagster found it dead, the engine's last word before
+    if ends and OUTSIDE in _message(ends[0]):
+        of_engine = dg.DagsterEventType.ENGINE_EVENT
+        ends = instance.get_records_for_run(run_id, of_type=of_engine, limit=1, ascending=False).records or ends
+    return (_message(ends[0]) if ends else "") or "see the run in the Dagster UI (make ui)"
+
+
+def _message(record: dg.EventLogRecord) -> str:
+    entry = record.event_log_entry
+    return entry.user_message or (entry.dagster_event.message if entry.dagster_event else None) or ""
 
 
 def notify(settings: Settings, instance: dg.DagsterInstance, *, budget_s: float = 10.0) -> Delivery:

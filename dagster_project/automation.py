@@ -82,6 +82,8 @@ REASONS = "housing/reasons"
 
 #: So often in a row `land` and `score` are run in vain.
 MOST_RUNS = 3
+#: Newest runs among which those are, and commands that failed.
+LOOKED_AT = 50
 #: Before the second run of what died at first.
 FIRST_PAUSE = timedelta(minutes=1)
 
@@ -202,12 +204,12 @@ def again_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Itera
     of_all = {DATASET_TAG: housing.settings.dataset}
     waits = []
     for job, tags in ((land_job, of_all), (score_job, of_all | every_month(housing.contract))):
-        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, tags=of_all), limit=MOST_RUNS)
-        died = list(takewhile(lambda run: run.status in DIED, runs))
-        if not died or len(died) == MOST_RUNS:
+        runs = context.instance.get_runs(dg.RunsFilter(job_name=job.name, tags=of_all), limit=LOOKED_AT)
+        # of a command that failed, who typed it knows; it must not keep what nobody typed from being tried again
+        tried = (run for run in runs if not (run.status in DIED and COMMAND in run.tags))
+        died = list(takewhile(lambda run: run.status in DIED, tried))
+        if not died or len(died) >= MOST_RUNS:
             waits.append(f"{len(died)} of the newest runs of {job.name} died")
-        elif COMMAND in died[0].tags:
-            waits.append(f"the newest run of {job.name} was typed, so who typed it knows")
         elif not _is_time(died, context):
             waits.append(f"{len(died)} of the newest runs of {job.name} died; the next one waits")
         else:

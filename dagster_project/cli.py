@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -338,6 +339,19 @@ def generate(
         write(out, rows, seed, progress=lambda done, total: show("generate rows", done, total))
 
 
+def _require_free(port: int) -> None:
+    """Dagster would go on without its web server, with a second daemon beside the one that holds the port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise OSError(
+                f"port {port} of 127.0.0.1 is taken, maybe by another `housing ui`, or by what a killed one left "
+                "behind (`ps -ef | grep dagster` shows it); end that, or choose another port with --port"
+            ) from None
+
+
 @app.command()
 def ui(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 3000, dataset: Dataset = None
@@ -346,6 +360,7 @@ def ui(
     from dagster_project.resources import prepare_environment
 
     settings = _settings(dataset)
+    _require_free(port)
     prepare_environment(settings)
     # a shell that starts it in the background has it ignore interrupts, and Dagster would then ignore its end, too
     signal.signal(signal.SIGINT, signal.SIG_DFL)

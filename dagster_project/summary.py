@@ -15,7 +15,12 @@ from ml.words import UNDATED, counted, learned
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILES = "select status, count(*) as files, sum(rows)::bigint as rows from raw.files group by status order by status"
+#: Loads, and those of QUARANTINED: a file that came again mended is quarantined no more.
+FILES = """
+select status, count(*) as files, sum(rows)::bigint as rows from (
+    select status, rows, row_number() over (partition by file order by batch desc) = 1 as is_newest from raw.files
+) where status <> 'quarantined' or is_newest group by status order by status
+"""
 #: Files that were refused and have not come again mended, under the same name.
 QUARANTINED = """
 select file, reason, strftime(loaded_at, '%Y-%m-%d') as day from raw.files

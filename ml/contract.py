@@ -136,6 +136,13 @@ class Column(_Block):
         """Rows without this value are rejected, however it was lost."""
         return self.required and (self.outside == "reject" or (self.min is None and self.max is None))
 
+    @property
+    def own_features(self) -> list[str]:
+        """Features that are made of this column alone and not in relation to the price level; mostly itself."""
+        if self.role != "feature" or (self.type == "text" and not self.encode) or self.type == "date":
+            return []
+        return [f"{self.name}_is_{slug(v)}" for v in self.values] if self.encode == "one_hot" else [self.name]
+
 
 class Encoding(_Block):
     """Point-in-time table over one key set: mean log price, n and frequency of the months back."""
@@ -413,13 +420,8 @@ class Contract(_Block):
         """Names of the model's inputs, in order: exactly the feature columns of the dbt model ``features``."""
         out: list[str] = ["month_of_year"] if self.observed_on else []
         for c in self.columns:
-            if c.role != "feature" or (c.type == "text" and not c.encode) or c.type == "date":
-                continue
-            if c.encode == "one_hot":
-                out += [f"{c.name}_is_{slug(v)}" for v in c.values]
-                continue
-            out.append(c.name)
-            if c.relative:
+            out += c.own_features
+            if c.own_features == [c.name] and c.relative:
                 out.append(f"{c.name}_to_level")
         suffixes = {"value": "to_level", "n": "n", "frequency": "frequency"}
         for e in self.encodings:

@@ -1,7 +1,7 @@
 """Medians in the place of values that a model has never learned to do without, and how unsure a price is for it.
 
 Where no value was missing in training, trees send a missing one to whichever side their splits default to: hdb's homes
-without a storey were priced 12.9 % off in the median, with the median storey 3.9 % (docs/experiments.md, 2026-12-01).
+without a storey were priced 12.1 % off in the median, with the median storey 3.7 % (docs/experiments.md, 2026-12-01).
 A feature that is missing more often is left alone: trees learned from such rows what that means. This file travels
 inside the bundle: numpy only.
 """
@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
-#: Share of training rows without a value from which on trees know what to do: from 0.03 % on they were as good on hdb.
-RARE = 0.001
-#: Evaluation rows that tell what a missing value costs.
+#: Rows without a value from which on trees know what to do: with 34 of 115,491 they were nearly as good as the median
+#: on hdb, with 9 of 2,015 of the HouseTS sample much worse (docs/experiments.md, 2026-12-01). Of many rows a share, of
+#: few rows no more than another.
+FEW, RARE, MOST = 30, 0.001, 0.05
+#: Rows that tell what a missing value costs.
 SAMPLE = 500
 BLOCK = 65_536  # rows looked at together, so that memory does not grow with the data
 
@@ -31,17 +33,22 @@ class Imputation:
     """bool, shape (features, features): the median of the first takes its place unless the second is missing, too"""
     log_errors: np.ndarray
     """float64, shape (features,): mean absolute change of the log of the price when the median takes a value's place"""
+    together: float = 1.0
+    """The same of all features that are always filled in at once, as a multiple of the root of its summed squares"""
 
     @classmethod
     def of(cls, x: np.ndarray, medians: Sequence[float]) -> Imputation:
         """From training rows of shape (n, features) and the medians of their features; ``measured`` adds the errors."""
         features = x.shape[1]
-        alone = np.zeros((features, features))
+        alone, there = np.zeros((features, features)), np.zeros(features)
         for i in range(0, len(x), BLOCK):
             missing = np.isnan(x[i : i + BLOCK]).astype(np.float32)
-            # the diagonal counts the rows without the feature, whatever else they lack
-            alone += missing.T @ (1 - missing) + np.diag(missing.sum(axis=0))
-        return cls(np.array(medians, dtype=np.float32), alone < RARE * len(x), np.zeros(features))
+            alone += missing.T @ (1 - missing)
+            there += (1 - missing).sum(axis=0)
+        # what few rows have tells nothing of what is missing beside it
+        unless = (alone < _few(there)) & (there >= FEW / MOST)
+        np.fill_diagonal(unless, (len(x) - there < _few(np.float64(len(x)))) & (there > 0))
+        return cls(np.array(medians, dtype=np.float32), unless, np.zeros(features))
 
     @classmethod
     def none(cls, features: int) -> Imputation:
@@ -49,17 +56,24 @@ class Imputation:
         return cls(np.zeros(features, np.float32), np.zeros((features, features), dtype=bool), np.zeros(features))
 
     def measured(self, x: np.ndarray, predict: Callable[[np.ndarray], np.ndarray]) -> Imputation:
-        """With the errors that medians cause in a sample of rows, shape (n, features); ``predict`` gives logs."""
+        """With the errors that medians cause in a sample of whole rows (n, features); ``predict`` gives logs."""
         sample = x[:: max(1, -(-len(x) // SAMPLE))]
-        before = predict(sample)
+        before = predict(sample).astype(np.float64)
+
+        def change(features: np.ndarray) -> float:
+            known = ~np.isnan(sample[:, features]).any(axis=1)
+            if not known.any():
+                return 0.0
+            without = sample[known]
+            without[:, features] = self.medians[features]
+            return float(np.abs(predict(without) - before[known]).mean())
+
         log_errors = np.zeros(x.shape[1])
         for j in np.flatnonzero(self.unless.any(axis=1)):
-            known = ~np.isnan(sample[:, j])
-            if known.any():
-                without = sample[known]
-                without[:, j] = self.medians[j]
-                log_errors[j] = np.abs(predict(without).astype(np.float64) - before[known]).mean()
-        return replace(self, log_errors=log_errors)
+            log_errors[j] = change(np.array([j]))
+        always = np.flatnonzero(np.diag(self.unless))
+        apart = np.sqrt(np.square(log_errors[always]).sum())
+        return replace(self, log_errors=log_errors, together=max(1.0, change(always) / apart) if apart else 1.0)
 
     def fill(self, x: np.ndarray) -> np.ndarray:
         """Put medians into rows of shape (n, features), in place; returns where, bool of that shape."""
@@ -78,14 +92,23 @@ class Imputation:
     def error(self, filled: np.ndarray) -> np.ndarray:
         """Mean absolute error of the log of each row's price that comes from what ``fill`` did, shape (n,).
 
-        Errors of several features add up as those of independent ones.
+        Errors of few features add up as those of independent ones. Features that stand in for each other cost more
+        together: ``together`` times as much where all are missing, and by their share of the squares where some are.
         """
-        return np.sqrt(filled @ np.square(self.log_errors))
+        squared = np.square(self.log_errors)
+        found, of_all = filled @ squared, squared[np.diag(self.unless)].sum()
+        share = np.minimum(1, found / of_all) if of_all else 0.0
+        return np.sqrt(found) * (1 + (self.together - 1) * share)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and numbers, for JSON."""
         unless = [np.flatnonzero(others).tolist() for others in self.unless]
-        return {"medians": self.medians.tolist(), "unless": unless, "log_errors": self.log_errors.tolist()}
+        return {
+            "medians": self.medians.tolist(),
+            "unless": unless,
+            "log_errors": self.log_errors.tolist(),
+            "together": self.together,
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Imputation:
@@ -93,4 +116,10 @@ class Imputation:
         found = cls.none(len(values["medians"]))
         for i, others in enumerate(values["unless"]):
             found.unless[i, others] = True
-        return cls(np.array(values["medians"], dtype=np.float32), found.unless, np.array(values["log_errors"]))
+        medians, log_errors = np.array(values["medians"], dtype=np.float32), np.array(values["log_errors"])
+        return cls(medians, found.unless, log_errors, values["together"])
+
+
+def _few(rows: Any) -> Any:
+    """Missing values among so many rows of which trees learn nothing."""
+    return np.minimum(np.maximum(FEW, RARE * rows), MOST * rows)

@@ -21,6 +21,9 @@ from ml.evaluate import accuracy
 from ml.imputation import Imputation
 from ml.params import Params
 
+#: Evaluation rows without a filled value that tell what a missing one costs.
+LEAST_WHOLE = 100
+
 #: Called with what is being done, how much is done and how much there is (0 when unknown).
 Progress = Callable[[str, int, int], None]
 
@@ -129,7 +132,10 @@ def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progre
         data.x, data.target, data.train, data.evaluation, params=params, features=data.selection.features,
         refit=refit, threads=threads, progress=progress,
     )  # fmt: skip
-    imputation = imputation.measured(data.x[data.evaluation], boosted.evaluated.inplace_predict)
+    # rows that it has not learned, unless too few of them lacked nothing
+    whole = data.x[data.evaluation][~filled[: data.selection.n_eval].any(axis=1)]
+    known = whole if len(whole) >= LEAST_WHOLE else data.x[data.train]
+    imputation = imputation.measured(known, boosted.evaluated.inplace_predict)
 
     def prices(rows: slice, kept: pa.Table) -> tuple[np.ndarray, np.ndarray]:
         x, offset = data.x[rows], kept["target_offset"].to_numpy()

@@ -41,7 +41,7 @@ ERROR_KEYS = "error_keys"
 NO_RANGE = {
     "code": "no_range",
     "field": "row",
-    "message": "too few errors of this version are known from before its month to make a range from",
+    "message": "too few errors of this version are known to make a range from",
 }
 
 
@@ -273,15 +273,17 @@ class _Known:
             else "split = 'train'"
         )
         numbers = {c.name for c in contract.columns if c.type == "number" and c.role == "feature"}
-        texts = {c.name for c in contract.columns if c.encode == "ordinal" and c.role == "feature"}
         # canonical columns under the request's names, where one field of it is what they hold
         named = {"area": contract.area, "locality": contract.locality, "month": contract.observed_on}
         asked = {c.name for c in columns_of(contract)}
         self._fields = {name: field if field in asked else name for name, field in named.items()}
         self._place = {name: j for j, name in enumerate(bundle.features_used)}
         self._numbers = [name for name in bundle.features_used if name in numbers]
+        # field of a request, and the first feature that is made of nothing else
         self._optional = [
-            name for name in bundle.features_used if name in numbers | texts and not _required(contract, name)
+            (c.name, self._place[found[0]])
+            for c in contract.columns
+            if not c.required and (found := [f for f in c.own_features if f in self._place])
         ]
         limits = ", ".join(f"min({quoted(n)}), max({quoted(n)})" for n in self._numbers) or "1"
         found = snapshot.table(f"select {limits} from training.training_dataset where {learned}").to_pydict()
@@ -327,15 +329,14 @@ class _Known:
         for i, j in zip(*np.nonzero((numbers < self._low) | (numbers > self._high)), strict=True):
             low, high = self._low[j], self._high[j]
             tell(i, "outside_training_range", self._numbers[j], f"the model learned from {low:g} to {high:g}")
-        optional = [self._place[n] for n in self._optional]
+        optional = [place for _, place in self._optional]
         missing = np.isnan(x[:, optional]) | filled[:, optional]
         for i, j in zip(*np.nonzero(missing), strict=True):
-            name = self._optional[j]
+            name, place = self._optional[j]
             if (i, name) not in unused:
-                usual = f"its median, {x[i, optional[j]]:g}," if name in self._numbers else "what is usual"
-                instead = f"{usual} takes its place and widens the range"
-                is_filled = filled[i, optional[j]]
-                tell(i, "missing_feature", name, f"not given; {instead if is_filled else 'the model does without it'}")
+                usual = f"its median, {x[i, place]:g}," if name in self._numbers else "what is usual"
+                instead = f"{usual} takes its place" if filled[i, place] else "the model does without it"
+                tell(i, "missing_feature", name, f"not given; {instead}")
         for i, (month, used) in enumerate(zip(months, encoded, strict=True)):
             if month and used and month > used and newest:
                 tell(
@@ -345,10 +346,6 @@ class _Known:
                     f"prices are known up to the month before {newest:%Y-%m}",
                 )
         return out
-
-
-def _required(contract: Contract, name: str) -> bool:
-    return next(c.required for c in contract.columns if c.name == name)
 
 
 def _number(value: float | None) -> float:

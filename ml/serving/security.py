@@ -79,6 +79,9 @@ def _text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise KeyFileError(f"{file} is no UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
+    except OSError as error:
+        said = f"HOUSING_API_KEYS_FILE is {file}, which cannot be read ({error.strerror})"
+        raise KeyFileError(f"{said}; name a file with one line for each key") from None
 
 
 class Guard:

@@ -75,15 +75,19 @@ def test_killed_and_interrupted_runs_are_told_as_such() -> None:
         killed = instance.create_run_for_job(land, status=dg.DagsterRunStatus.STARTED)
         instance.report_run_failed(killed, "the process of this run was killed")
         assert failure_reason(instance, killed.run_id) == "the process of this run was killed"
+        dead = instance.create_run_for_job(land, status=dg.DagsterRunStatus.STARTED)
+        instance.report_engine_event("process 7 was terminated by signal 9 (SIGKILL)", dead)
+        instance.report_run_failed(dead)  # as run monitoring does
+        assert failure_reason(instance, dead.run_id) == "process 7 was terminated by signal 9 (SIGKILL)"
         with pytest.raises(DagsterExecutionInterruptedError):
             score.execute_in_process(instance=instance)
         (interrupted,) = instance.get_runs(dg.RunsFilter(job_name="score"))
         assert failure_reason(instance, interrupted.run_id) == "be_interrupted: the run was interrupted"
         # of a run of the UI somebody may not know; who typed a command has interrupted it
-        assert len(run_events(instance, "hdb")) == 2
+        assert len(run_events(instance, "hdb")) == 3
         with pytest.raises(DagsterExecutionInterruptedError):
             score.execute_in_process(instance=instance, tags={COMMAND: "housing score"})
-        assert len(run_events(instance, "hdb")) == 2
+        assert len(run_events(instance, "hdb")) == 3
 
 
 def test_the_sensor_runs_as_shipped_and_illegal_settings_are_refused(

@@ -270,6 +270,10 @@ def test_a_landing_or_scoring_that_died_is_tried_again_a_bounded_number_of_times
     add("score", dg.DagsterRunStatus.SUCCESS)
     add("score", dg.DagsterRunStatus.FAILURE, **{COMMAND: "housing run"})
     assert asked() == [], "somebody typed it"
+    add("score", dg.DagsterRunStatus.FAILURE)
+    for _ in range(automation.MOST_RUNS):
+        add("score", dg.DagsterRunStatus.FAILURE, **{COMMAND: "housing score"})
+    assert asked() == ["score"], "what died unasked is not forgotten for typing errors"
 
 
 def test_after_a_training_everything_pending_of_its_dataset_is_scored(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import duckdb
 import pytest
 from typer.testing import CliRunner
 
+from dagster_project import cli
 from dagster_project.cli import _sentence, app
 from dagster_project.replay import Plan, ReplayError, replay
 from dagster_project.transform import dbt
@@ -218,3 +221,18 @@ def test_a_warehouse_open_in_another_tool_is_told_without_what_duckdb_said(home:
 def test_the_help_of_a_command_tells_its_defaults(command: str, default: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"], terminal_width=200, env={"COLUMNS": "200"}).output
     assert default in " ".join(shown.split())
+
+
+def test_the_ui_is_refused_on_a_taken_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*command: object) -> None:
+        raise AssertionError(f"{command} would have taken the place of this process")
+
+    monkeypatch.setattr(os, "execv", started)
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        port = held.getsockname()[1]
+        result = CliRunner().invoke(app, ["ui", "--port", str(port)])
+    assert isinstance(result.exception, OSError)
+    assert str(result.exception).startswith(f"port {port} of 127.0.0.1 is taken")
+    cli._require_free(port)

@@ -7,15 +7,15 @@ import json
 import numpy as np
 import pytest
 
-from ml.imputation import RARE, SAMPLE, Imputation
+from ml.imputation import FEW, SAMPLE, Imputation
 
 NAN = float("nan")
 
 
 def training_rows(n: int = 4_000) -> np.ndarray:
-    """Four features: always there, missing in fewer rows than RARE, missing in half, missing in half of these."""
+    """Four features: always there, missing in fewer rows than FEW, missing in half, missing in half of these."""
     x = np.tile(np.arange(n, dtype=np.float32)[:, None], (1, 4))
-    x[: round(RARE * n) - 1, 1] = NAN
+    x[: FEW - 1, 1] = NAN
     x[: n // 2, 2] = NAN
     x[: n // 4, 3] = NAN
     return x
@@ -44,8 +44,37 @@ def test_only_what_trees_have_hardly_seen_missing_is_filled_in() -> None:
 def test_a_feature_that_is_missing_for_the_row_of_a_training_file_is_left_alone() -> None:
     x = training_rows()
     whole = Imputation.of(x, medians=[6, 7, 8, 9]).fill(x)
-    # but for the few rows that RARE speaks of
-    np.testing.assert_array_equal(whole.sum(axis=0), [0, round(RARE * len(x)) - 1, 0, 0])
+    np.testing.assert_array_equal(whole.sum(axis=0), [0, FEW - 1, 0, 0])
+
+
+def test_what_few_rows_or_none_have_tells_nothing_of_what_is_missing_beside_it() -> None:
+    x = np.column_stack([training_rows(), np.full((4_000, 2), NAN, dtype=np.float32)])
+    x[-3:, 4] = 1  # where everything else is
+    given = [[1, 2, NAN, NAN, 5, 6]]
+    asked = np.array(given, dtype=np.float32)
+    assert not Imputation.of(x, medians=[1, 1, 1, 1, 1, 1]).fill(asked).any()
+    np.testing.assert_array_equal(asked, given)
+
+
+def test_of_few_rows_a_share_may_be_missing() -> None:
+    x = np.ones((100, 2), dtype=np.float32)
+    x[:4, 0] = x[:5, 1] = NAN
+    assert Imputation.of(x, medians=[1, 1]).fill(np.full((1, 2), NAN, dtype=np.float32)).tolist() == [[True, False]]
+
+
+def test_features_that_stand_in_for_each_other_cost_more_together() -> None:
+    def either(x: np.ndarray) -> np.ndarray:
+        return np.maximum(x[:, 0], x[:, 1])
+
+    rows = np.ones((100, 2), dtype=np.float32)
+    imputation = Imputation.of(rows, medians=[0, 0.9]).measured(rows, either)
+    np.testing.assert_allclose(imputation.log_errors, [0, 0], atol=1e-6)
+    imputation = Imputation.of(rows, medians=[0.5, 0.5]).measured(rows, lambda x: either(x) + 0.1 * x.sum(axis=1))
+    np.testing.assert_allclose(imputation.log_errors, [0.05, 0.05], rtol=1e-5)
+    # alone 0.05 each, 0.0707 as of independent errors; together 0.5 + 0.1
+    both, one = np.array([[True, True]]), np.array([[True, False]])
+    np.testing.assert_allclose(imputation.error(both), [0.6], rtol=1e-5)
+    assert 0.05 < imputation.error(one)[0] < 0.6
 
 
 def test_the_error_is_the_mean_change_of_the_log_price_and_adds_up_as_of_independent_errors() -> None:
