@@ -109,6 +109,20 @@ def test_an_invalid_price_is_not_learned_from_but_gets_a_prediction(settings: Se
     assert result.metrics["n"] == 120
 
 
+@pytest.mark.parametrize("share", [2, 1])
+def test_what_a_lost_column_costs_is_measured_where_it_is_there(settings: Settings, share: int) -> None:
+    lost = f"month between '2021-04-01' and '2021-06-01' and hash(observation_id) % {share} = 0"
+    data = load(settings, f"update features.features set size = null where {lost}")
+    size = data.selection.features.index("size")
+    missing = np.isnan(data.x[data.evaluated, size])
+    assert missing.mean() == pytest.approx(1 / share, abs=0.15)
+    result = fit(data, toy.PARAMS, refit=True, threads=1)
+    cost = result.imputation.log_errors[size]
+    assert cost > 0.01
+    np.testing.assert_array_equal(result.eval_imputation_error > 0, missing)
+    assert result.eval_imputation_error.max() == pytest.approx(cost)
+
+
 @pytest.mark.parametrize("gone", ["month < '2021-04-01'", "month between '2021-04-01' and '2021-06-01'"])
 def test_a_window_without_rows_is_refused_with_what_to_do(settings: Settings, gone: str) -> None:
     with pytest.raises(DatasetError, match=r"toy has no row with a valid price .*; land "):
