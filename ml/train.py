@@ -39,7 +39,7 @@ class Fit:
     linear: LinearModel
     """The shipped straight line, fitted on the same rows."""
     imputation: Imputation
-    """What stands in for missing values, in all of these rows as well."""
+    """What stands in for missing values, in all of these prices as well."""
     rounds: int
     curves: dict[str, list[float]]
     """Error by round on ``train`` and ``eval``."""
@@ -123,27 +123,29 @@ def boost(
 def fit(data: TrainingData, params: Params, *, refit: bool, threads: int, progress: Progress | None = None) -> Fit:
     """Train with early stopping on the evaluation rows; then fit again on all of them when ``refit``.
 
-    Medians take the place of missing values in ``data.x`` where imputation has them.
+    Trees learn from the rows as they are; medians take the place of what they hardly saw missing before they are asked.
     """
-    line = _line(data, params, data.train)
-    imputation = Imputation.of(data.x[data.train], line.medians)
-    filled = imputation.fill(data.x)[data.evaluated].copy()
     boosted = boost(
         data.x, data.target, data.train, data.evaluation, params=params, features=data.selection.features,
         refit=refit, threads=threads, progress=progress,
     )  # fmt: skip
+    line = _line(data, params, data.train)
+    imputation = Imputation.of(data.x[data.train], line.medians)
+    x, x_fitted = data.x[data.evaluated].copy(), data.x[data.fitted].copy()
+    filled = imputation.fill(x)
+    imputation.fill(x_fitted)
     # rows that it has not learned, unless too few of them lacked nothing
-    whole = data.x[data.evaluation][~filled[: data.selection.n_eval].any(axis=1)]
+    whole = x[: data.selection.n_eval][~filled[: data.selection.n_eval].any(axis=1)]
     known = whole if len(whole) >= LEAST_WHOLE else data.x[data.train]
     imputation = imputation.measured(known, boosted.evaluated.inplace_predict)
 
-    def prices(rows: slice, kept: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-        x, offset = data.x[rows], kept["target_offset"].to_numpy()
+    def prices(x: np.ndarray, kept: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        offset = kept["target_offset"].to_numpy()
         scores = boosted.evaluated.inplace_predict(x).astype(np.float64)
         return np.exp(scores + offset), np.exp(line.score(x) + offset)
 
-    price, line_price = prices(data.evaluated, data.eval_rows)
-    fitted_price, fitted_line_price = prices(data.fitted, data.fitted_rows)
+    price, line_price = prices(x, data.eval_rows)
+    fitted_price, fitted_line_price = prices(x_fitted, data.fitted_rows)
     if refit:
         line = _line(data, params, data.labelled)
     metrics, baselines = _errors(data, price, line_price)

@@ -33,8 +33,8 @@ RANGES = (
     "grade",
 )
 
-#: Remembered factors of rows that values were filled in for: a few megabytes.
-FACTORS_KEPT = 10_000
+#: Remembered factors of rows that values were filled in for: three megabytes.
+FACTORS_KEPT = 2_000
 
 #: Classes of the traits besides the area, which is a name.
 TRAITS = ("history", "surprise", "rarity", "area")
