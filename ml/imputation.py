@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
+from ml.baselines import BLOCK
+
 #: Rows without a value from which on trees know what to do: with 34 of 115,491 they were nearly as good as the median
 #: on hdb, with 9 of 2,015 of the HouseTS sample much worse (docs/experiments.md, 2026-12-01). Of many rows a share, of
 #: few rows no more than another.
 FEW, RARE, MOST = 30, 0.001, 0.05
 #: Rows that tell what a missing value costs.
 SAMPLE = 500
-BLOCK = 65_536  # rows looked at together, so that memory does not grow with the data
 
 
 @dataclass(frozen=True)

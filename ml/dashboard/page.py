@@ -112,8 +112,7 @@ class Page:
         """What to do where no home has a price. Without a champion, scoring and training again would not help."""
         if self.champion:
             return f"Type: {self.to_score}"
-        rejected = self.snapshot.first("select max(model_version) as version from training.model_versions")
-        if rejected and rejected["version"]:
+        if self.snapshot.rows("select 1 from training.model_versions limit 1"):
             return f"No version passed its gate. What each missed: housing status --dataset {self.contract.name}"
         return f"Type: housing train --dataset {self.contract.name}"
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from ml.baselines import LinearModel
 from ml.bundle import Bundle, BundleError, seal_bundle, write_bundle
 from ml.dataset import read, select, training_window
 from ml.imputation import Imputation
@@ -194,7 +195,7 @@ def test_a_warehouse_without_the_views_is_refused(tmp_path: Path, settings: Sett
                 connection,
                 contract={},
                 booster=b"",
-                linear=None,  # type: ignore
+                linear=LinearModel([], [], [], [], [], [], 0.0),
                 imputation=Imputation.none(0),
                 metadata={"dataset": "toy"},
             )
