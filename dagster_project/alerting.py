@@ -69,6 +69,12 @@ def innermost(error: SerializableErrorInfo) -> SerializableErrorInfo:
     return error
 
 
+def words(error: SerializableErrorInfo) -> str:
+    """What an error says, without the place where Python finds its class, which stands before that."""
+    said = error.message.strip()
+    return said.partition(f"{error.cls_name}: ")[2] or said
+
+
 def failure_reason(instance: dg.DagsterInstance, run_id: str) -> str:
     """First failed step of a run and the innermost message of its error, or what Dagster said of the run."""
     steps = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE, limit=1).records
@@ -77,7 +83,7 @@ def failure_reason(instance: dg.DagsterInstance, run_id: str) -> str:
         if event and event.step_failure_data.error:
             error = innermost(event.step_failure_data.error)
             # of an interrupt there is only the name of its class
-            said = INTERRUPTED if error.cls_name in INTERRUPTS else error.message.strip()
+            said = INTERRUPTED if error.cls_name in INTERRUPTS else words(error)
             return f"{event.step_key}: {said}"
     ends = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_FAILURE, limit=1).records
     # of a run whose process was killed only the event tells; where Dagster found it dead, the engine's last word before

@@ -32,9 +32,8 @@ SCORED = dg.AssetSelection.assets(
 )
 
 #: Made by hand only: hours of fitting that change no model.
-EXPERIMENTS = dg.AssetSelection.assets(
-    dg.AssetKey(["training", "model_selection"]), dg.AssetKey(["training", "tuning_trials"])
-)
+EXPERIMENT_KEYS = (dg.AssetKey(["training", "model_selection"]), dg.AssetKey(["training", "tuning_trials"]))
+EXPERIMENTS = dg.AssetSelection.assets(*EXPERIMENT_KEYS)
 
 RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
@@ -76,6 +75,12 @@ retrain_job = dg.define_asset_job(
     description="The same as train, started by a row of monitoring.retrain_decisions, which its tags name.",
 )
 JOBS = [land_job, train_job, retrain_job, score_job, monitor_job, compare_job, tune_job]
+
+#: Jobs behind which there is something to score and to judge.
+FOLLOWED = frozenset(job.name for job in (land_job, train_job, retrain_job))
+IMPLICIT_JOB = "__ASSET_JOB"
+#: Assets from which nothing else is made.
+ENDS = {*EXPERIMENT_KEYS, dg.AssetKey(["published", "snapshot"]), dg.AssetKey(["published", "report"])}
 
 DECISION = "housing/decision"
 REASONS = "housing/reasons"
@@ -161,14 +166,18 @@ def landing_sensor(context: dg.SensorEvaluationContext, housing: Housing) -> Ite
 
 @dg.run_status_sensor(
     run_status=dg.DagsterRunStatus.SUCCESS,
-    monitored_jobs=[land_job, train_job, retrain_job],
     request_job=score_job,
     minimum_interval_seconds=15,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="After files landed or a version was trained: score what is pending, judge, promote, publish.",
+    description="After files landed, a version was trained or assets were materialised by hand: score what is pending, "
+    "judge, promote, publish.",
 )
 def follow_up(context: dg.RunStatusSensorContext, housing: Housing) -> dg.RunRequest | dg.SkipReason:
     dataset, done = housing.settings.dataset, context.dagster_run
+    # Dagster gives assets that are materialised or backfilled without a job a job of its own, which no list can name
+    by_hand = done.job_name == IMPLICIT_JOB and (done.asset_selection or frozenset()) - ENDS
+    if not (by_hand or done.job_name in FOLLOWED):
+        return dg.SkipReason(f"nothing follows run {done.run_id[:8]} of {done.job_name}")
     # a run started by hand in the UI has no tag: it is of the dataset that the UI shows
     if (other := done.tags.get(DATASET_TAG, dataset)) != dataset:
         return dg.SkipReason(f"run {done.run_id[:8]} is of {other}")

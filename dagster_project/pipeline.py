@@ -491,8 +491,8 @@ def _failures(result: dg.ExecuteInProcessResult) -> Iterator[tuple[str | None, S
 
 def _reason(result: dg.ExecuteInProcessResult) -> str:
     """First failed step and its reason."""
+    from dagster_project.alerting import words
+
     for step, error in _failures(result):
-        # what stands before its own words is where Python finds its class
-        said = error.message.strip()
-        return f"{step} failed: {said.partition(f'{error.cls_name}: ')[2] or said}"
+        return f"{step} failed: {words(error)}"
     return "the run failed before its first step; see the run in the Dagster UI (make ui)"

@@ -51,6 +51,7 @@ def prediction_assets(contract: Contract) -> dg.AssetsDefinition:
                 "model_version": version.model_version,
                 "rows_scored": n,
                 "months_scored": len(rows),
+                **({} if n else {"nothing_scored": _why_nothing(context)}),
                 # what is said of a range stands at each of its months
                 **({} if len(context.partition_keys) > 1 else {"dagster/partition_row_count": n}),
             },
@@ -81,6 +82,14 @@ def _months(
     if first == last and PENDING not in context.run.tags:
         return [first]
     return _pending(context, connection, version, again=BACKFILL in context.run.tags)
+
+
+def _why_nothing(context: dg.AssetExecutionContext) -> str:
+    """A month without rows is no failure: they may come later, and are scored then."""
+    first, last = context.partition_key_range
+    if first == last and PENDING not in context.run.tags:
+        return f"no rows of {first[:7]} have landed; they are scored when they do"
+    return "every row that the champion may score has been scored as it stands"
 
 
 def _pending(

@@ -56,7 +56,7 @@ def test_failed_runs_and_started_retrainings_are_told_once(tmp_path: Path) -> No
         retrain.execute_in_process(instance=instance, tags={"housing/reason": "mdape_pct is 9.7", DATASET_TAG: "hdb"})
         found = {e.kind: e for e in run_events(instance, "hdb")}
         assert len(run_events(instance, "hdb")) == 2
-        assert "of job land failed: break_down: " in found["run_failed"].text
+        assert "of job land failed: break_down: no route to " in found["run_failed"].text
         assert found["retrain_started"].text.endswith("of job retrain started: dataset hdb, reason mdape_pct is 9.7")
         assert run_events(instance, "hdb", {e.key for e in found.values()}) == []
 

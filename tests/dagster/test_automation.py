@@ -15,8 +15,10 @@ import duckdb
 import pytest
 
 from dagster_project import automation
+from dagster_project.alerting import DATASET_TAG
 from dagster_project.automation import (
     COMMAND,
+    PREDICTIONS,
     again_sensor,
     follow_up,
     landing_sensor,
@@ -279,22 +281,30 @@ def test_a_landing_or_scoring_that_died_is_tried_again_a_bounded_number_of_times
 def test_after_a_training_everything_pending_of_its_dataset_is_scored(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
-    def after(tags: dict[str, str]) -> object:
-        run = dg.DagsterRun(job_name="retrain", run_id="0" * 8 + "-0000-4000-8000-000000000000", tags=tags)
-        event = dg.DagsterEvent("PIPELINE_SUCCESS", "retrain")
+    def after(job: str = "retrain", assets: set[dg.AssetKey] | None = None, of: str | None = None) -> object:
+        tags = {DATASET_TAG: of} if of else {}
+        run = dg.DagsterRun(
+            job_name=job, run_id="0" * 8 + "-0000-4000-8000-000000000000", tags=tags,
+            asset_selection=frozenset(assets) if assets else None,
+        )  # fmt: skip
         context = dg.build_run_status_sensor_context(
-            sensor_name="follow_up", dagster_instance=instance, dagster_run=run, dagster_event=event,
+            sensor_name="follow_up", dagster_instance=instance, dagster_run=run,
+            dagster_event=dg.DagsterEvent("PIPELINE_SUCCESS", job),
             resources={"housing": Housing(home=str(settings.home), dataset="hdb")},
         )  # fmt: skip
         return follow_up(context)
 
-    for tags in ({}, {"housing/dataset": "hdb"}):
-        request = after(tags)
+    for request in (after(), after(of="hdb")):
         assert isinstance(request, dg.RunRequest)
         assert request.run_key == "after 00000000-0000-4000-8000-000000000000"
         assert request.tags["dagster/asset_partition_range_start"] == "2017-01-01"
         assert request.tags["housing/dataset"] == "hdb"
-    assert isinstance(after({"housing/dataset": "ames"}), dg.SkipReason)
+    assert isinstance(after(of="ames"), dg.SkipReason)
+    # what somebody materialised or backfilled in the UI
+    by_hand = automation.IMPLICIT_JOB
+    assert isinstance(after(by_hand, {PREDICTIONS}), dg.RunRequest)
+    for job, assets in ((by_hand, automation.ENDS), (by_hand, None), ("score", None), ("tune", None)):
+        assert isinstance(after(job, assets), dg.SkipReason), job
 
 
 def test_a_dataset_without_dates_is_skipped_by_the_monthly_schedule(tmp_path: Path) -> None:
