@@ -274,6 +274,11 @@ def test_a_month_that_differs_fails_where_it_differs_and_only_there(warehouse: H
     assert summary["feature_status"] == "warn"
     assert summary["worst_feature"] == max(first.values(), key=lambda r: r["excess"])["feature"]
     assert (summary["target_status"], summary["status"]) == ("fail", "fail")
+    whole = {
+        r["feature"]: r["excess"] for r in drift(warehouse, "v1", "prediction_drift") if r["month"] == summary["month"]
+    }
+    assert {name: summary[f"{name}_excess"] for name in whole} == whole
+    assert whole["target"] > 1
 
 
 def test_too_few_rows_or_prices_are_no_verdict(warehouse: Home) -> None:
@@ -281,6 +286,7 @@ def test_too_few_rows_or_prices_are_no_verdict(warehouse: Home) -> None:
     for few in summaries[1:3]:
         assert few["n"] in (29, 1)
         assert few["status"] == few["feature_status"] == few["residual_status"] == "insufficient_data"
+        assert few["residual_excess"] is None
     unpriced = summaries[3]
     assert unpriced["feature_status"] == unpriced["prediction_status"] == "pass"
     assert unpriced["residual_status"] == unpriced["target_status"] == "insufficient_data"

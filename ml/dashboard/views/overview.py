@@ -22,9 +22,9 @@ CHECKS = {
     "level_error_pct": "Level: distance from 1 beyond chance, %",
     "unpriced_pct": "Homes without a prediction, %",
     "feature_drift": "Inputs that drifted, % of the features",
-    "prediction_drift": "Drift of the predictions",
-    "residual_drift": "Drift of the errors",
-    "target_drift": "Drift of the prices",
+    "prediction_drift": "Drift of the predictions: 1 is allowed",
+    "residual_drift": "Drift of the errors: 1 is allowed",
+    "target_drift": "Drift of the prices: 1 is allowed",
     "estimated_mdape_pct": "Error as estimated before prices are known, %",
     "unreconciled_rows": "Rows unaccounted for",
 }

@@ -146,12 +146,12 @@ together as (
         served.model_version,
         served.month,
         '{{ what }}_drift' as check_name,
-        {{ 'drift.drifted_share_pct' if what == 'feature' else 'cast(null as double)' }} as value,
+        drift.{{ 'drifted_share_pct' if what == 'feature' else what ~ '_excess' }} as value,
         cast(null as double) as lower_limit,
         {%- if what == 'feature' %}
         case when drift.feature_status = 'fail' then share.fail_upper else share.warn_upper end as upper_limit,
         {%- else %}
-        cast(null as double) as upper_limit,
+        1.0 as upper_limit,
         {%- endif %}
         drift.n,
         drift.{{ what }}_status as status

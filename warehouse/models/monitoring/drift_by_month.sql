@@ -51,7 +51,8 @@ by_prediction as (
         model_version,
         month
         {%- for value in prediction_values() %},
-        max(case when feature = '{{ value }}' then status end) as {{ value }}_status
+        max(case when feature = '{{ value }}' then status end) as {{ value }}_status,
+        max(case when feature = '{{ value }}' and status <> 'insufficient_data' then excess end) as {{ value }}_excess
         {%- endfor %}
     from prediction_drift
     group by model_version, month
@@ -65,7 +66,8 @@ shares as (
         100.0 * by_feature.features_drifted / nullif(by_feature.features, 0) as drifted_share_pct,
         worst.worst_feature
         {%- for value in prediction_values() %},
-        coalesce(by_prediction.{{ value }}_status, 'insufficient_data') as {{ value }}_status
+        coalesce(by_prediction.{{ value }}_status, 'insufficient_data') as {{ value }}_status,
+        by_prediction.{{ value }}_excess
         {%- endfor %}
     from months
     left join by_feature on months.model_version = by_feature.model_version and months.month = by_feature.month
@@ -92,8 +94,11 @@ final as (
         worst_feature,
         feature_status,
         prediction_status,
+        prediction_excess,
         residual_status,
+        residual_excess,
         target_status,
+        target_excess,
         {{- worst_status(['feature_status', 'prediction_status', 'residual_status', 'target_status']) }} as status
     from judged
 )
