@@ -72,6 +72,21 @@ DECISION = f"""
 select decision, is_done, strftime(month, '%Y-%m') as month, array_to_string(reasons, ', ') as reasons
 from ({verdicts.DECISION})
 """
+#: Rows that the champion has not learned from, whose price is known, and that it has not priced.
+UNSCORED = """
+with champion as (
+    select model_version, trained_through from training.model_versions where status = 'champion'
+)
+select
+    count(*) as n, strftime(min(month), '%Y-%m') as first, strftime(max(month), '%Y-%m') as last
+from training.training_dataset as observed cross join champion
+where case when trained_through is null then split = 'holdout' else month > trained_through end
+    and not exists (
+        select 1 from predictions.predictions as made
+        where made.observation_id = observed.observation_id and made.model_version = champion.model_version
+    )
+having count(*) > 0
+"""
 FAILING = f"""
 select check_name, status, value, strftime(month, '%Y-%m') as month, strftime(since, '%Y-%m') as since
 from ({verdicts.CHECKS}) where status in ('fail', 'warn')
@@ -108,6 +123,7 @@ def collect(settings: Settings) -> dict[str, Any]:
             "empty_features": [row["feature"] for row in ask(EMPTY)] if latest else [],
             "champion": next(iter(ask(CHAMPION)), None),
             "challenger": next(iter(ask(CHALLENGER)), None),
+            "unscored": next(iter(ask(UNSCORED)), None),
             "decision": next(iter(ask(DECISION)), None),
             "failing_checks": ask(FAILING),
             "accuracy": ask(ACCURACY),
@@ -179,6 +195,10 @@ def _model(figures: dict[str, Any]) -> list[str]:
     )
     if rival := figures["challenger"]:
         out.append(f"  challenger   {rival['challenger']}, verdict {rival['verdict']}: {rival['reason']}")
+    if rows := figures["unscored"]:
+        months = "" if rows["first"] == f"{UNDATED:%Y-%m}" else f" of {rows['first']} to {rows['last']}"
+        todo = run_command(figures["dataset"])
+        out.append(f"  not scored   {_n(rows['n'])} rows{months} whose price is known; type: {todo}")
     if decision := figures["decision"]:
         why = f" ({decision['reasons']})" if decision["reasons"] else ""
         todo = f"; type: {command('retrain', figures['dataset'])}" if decision["decision"] == "retrain" else ""

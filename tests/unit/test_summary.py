@@ -9,7 +9,7 @@ import pytest
 
 from dagster_project.summary import QUARANTINED, _model
 
-NOTHING = {"failing_checks": [], "empty_features": []}
+NOTHING = {"failing_checks": [], "empty_features": [], "unscored": None}
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,7 @@ def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:
         "latest_version": None,
         "champion": None,
         "challenger": None,
-        "failing_checks": [],
-        "empty_features": [],
+        **NOTHING,
     }
     assert _model(figures) == ["  model        none yet; type: housing train -d ames"]
     latest = {
@@ -88,6 +87,11 @@ def test_what_to_type_next_is_for_the_dataset_that_was_asked_for() -> None:
     assert lines[-1].endswith("(mdape_pct); done")
     lines = _model(figures | {"latest_version": latest, "decision": decision, "empty_features": ["baths", "lift"]})
     assert lines[1] == "  empty        baths, lift: no row that it learned from has a value; see source and type"
+    unscored = {"n": 1000, "first": "2022-02", "last": "2022-03"}
+    lines = _model(figures | {"latest_version": latest, "decision": None, "unscored": unscored})
+    assert lines[-1] == (
+        "  not scored   1,000 rows of 2022-02 to 2022-03 whose price is known; type: housing run -d ames"
+    )
     # with refit it learned from its evaluation, too
     assert "learned from 1,100 rows and 25 features through 2021-12, evaluated on 2021-07 to 2021-12 before" in lines[0]
 
