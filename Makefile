@@ -47,8 +47,8 @@ bench: .venv/dev
 	$(BIN)/python -m benchmarks.run
 
 # where an image sets it, nobody else compiles, and each command that is typed would take ten seconds longer. pip does so
-# on one core, this on all; a file that it cannot compile is one that nobody imports
-COMPILE = $(BIN)/python -m compileall -q -j 0 .venv/lib ml dagster_project expectations || true
+# on one core, this on all; a file that it cannot compile is one that nobody imports, as are the tests of others
+COMPILE = $(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib ml dagster_project expectations || true
 
 # written by: uv pip compile --universal --generate-hashes --no-emit-index-url (see docs/development.md)
 .venv/installed: requirements.lock pyproject.toml

@@ -26,9 +26,9 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-@pytest.fixture(scope="session", params=["housets", "hdb"])
+@pytest.fixture(scope="session")
 def dashboard(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A running dashboard, on the synthetic snapshot and, where they are, on real data."""
+    """A running dashboard of the dataset that a test is parametrized with: synthetic ``housets``, real ``hdb``."""
     log = tmp_path_factory.mktemp("dashboard") / "log.txt"
     home = (real_home if request.param == "hdb" else built_home)(tmp_path_factory)
     with serve(home.settings, log) as running:

@@ -25,6 +25,9 @@ from ml.serving.snapshot import Snapshot as ServedSnapshot
 from ml.words import number
 from tests.browser.driver import Dashboard, Visit
 
+SYNTHETIC = pytest.mark.parametrize("dashboard", ["housets"], indirect=True)
+#: Also on real data, where they are: other columns, thousands of streets.
+BOTH = pytest.mark.parametrize("dashboard", ["housets", "hdb"], indirect=True)
 PAGES = ["Overview", "Predictions", "Map", "Monitoring", "What if", "Data", "Model"]
 #: What a page says instead of itself.
 FAILED = re.compile(r"This snapshot lacks|No snapshot to show|cannot be loaded|\b(nan|None|NaN|undefined)\b")
@@ -49,6 +52,7 @@ def visit(browser: Browser, dashboard: Dashboard) -> Iterator[Visit]:
     tab.close()
 
 
+@BOTH
 def test_every_page_is_whole_and_asks_nothing_of_other_hosts(
     browser: Browser, dashboard: Dashboard, tmp_path: Path
 ) -> None:
@@ -73,6 +77,7 @@ def test_every_page_is_whole_and_asks_nothing_of_other_hosts(
     visit.close()
 
 
+@SYNTHETIC
 def test_figures_of_the_overview_are_those_of_monitoring(visit: Visit, dashboard: Dashboard) -> None:
     visit.open()
     [(month, error, mae, n)] = ask(
@@ -97,6 +102,7 @@ def test_figures_of_the_overview_are_those_of_monitoring(visit: Visit, dashboard
     assert f"{month:%b %Y}, {number(n)} prices" in visit.page.locator(".h-tiles").first.inner_text()
 
 
+@SYNTHETIC
 def test_each_filter_changes_the_figures_to_what_sql_says(visit: Visit, dashboard: Dashboard) -> None:
     contract = load(dashboard.settings.dataset)
     area, locality = (name.replace("_", " ").capitalize() for name in (contract.area, contract.locality))
@@ -144,6 +150,7 @@ def _equal_sql(visit: Visit, dashboard: Dashboard, conditions: list[str]) -> Non
         assert tiles["Median error"] == f"{number(mdape, 2)} %", conditions
 
 
+@SYNTHETIC
 def test_the_table_can_be_downloaded_whole(visit: Visit, dashboard: Dashboard) -> None:
     visit.open("predictions?year=2023&month=June")
     with visit.page.expect_download() as waiting:
@@ -159,6 +166,7 @@ def test_the_table_can_be_downloaded_whole(visit: Visit, dashboard: Dashboard) -
     assert [(len(rows), pytest.approx(sum(float(r["predicted_price"]) for r in rows)))] == found
 
 
+@BOTH
 def test_the_map_draws_every_home_of_the_chosen_place(visit: Visit, dashboard: Dashboard) -> None:
     visit.open("map")
     [(area, n)] = ask(
@@ -175,6 +183,7 @@ def test_the_map_draws_every_home_of_the_chosen_place(visit: Visit, dashboard: D
         assert caption.startswith(f"{n:,} homes in"), caption
 
 
+@SYNTHETIC
 def test_rows_of_the_data_page_add_up(visit: Visit, dashboard: Dashboard) -> None:
     visit.open("data")
     [(landed, accepted, rejected)] = ask(
@@ -195,6 +204,7 @@ def test_rows_of_the_data_page_add_up(visit: Visit, dashboard: Dashboard) -> Non
     assert "No such file." in visit.page.locator("[data-testid=stMain]").inner_text()
 
 
+@SYNTHETIC
 def test_monitoring_shows_the_ratio_study_of_sql(visit: Visit, dashboard: Dashboard) -> None:
     visit.open("monitoring")
     rows = ask(
@@ -224,6 +234,7 @@ def test_monitoring_shows_the_ratio_study_of_sql(visit: Visit, dashboard: Dashbo
     assert [[c[0], c[2], c[3]] for c in shown_splits] == [[s, number(n), number(r, 3)] for s, n, r in splits]
 
 
+@SYNTHETIC
 def test_the_model_page_names_run_and_data_of_the_champion(visit: Visit, dashboard: Dashboard) -> None:
     visit.open("model")
     learned = "n_train + if(model_sha256 <> evaluated_sha256, n_eval, 0)"
@@ -235,6 +246,7 @@ def test_the_model_page_names_run_and_data_of_the_champion(visit: Visit, dashboa
     assert "http://127.0.0.1:3000/assets/predictions/predictions" in assets
 
 
+@BOTH
 def test_what_if_says_what_the_bundle_says_and_its_steps_lead_to_the_price(visit: Visit, dashboard: Dashboard) -> None:
     contract, snapshot = load(dashboard.settings.dataset), Snapshot.open(dashboard.settings)
     with duckdb.connect(str(dashboard.settings.published), read_only=True) as connection:
@@ -297,6 +309,7 @@ def _recent_error(dashboard: Dashboard, contract: Contract, row: dict[str, Any])
     return mixed
 
 
+@SYNTHETIC
 def test_a_page_and_a_filter_are_reached_without_a_mouse(visit: Visit) -> None:
     visit.open()
     keyboard = visit.page.keyboard
