@@ -10,7 +10,7 @@ import duckdb
 from ml import verdicts
 from ml.contract import load
 from ml.settings import Settings, command, run_command
-from ml.words import UNDATED, counted, learned
+from ml.words import UNDATED, amount_digits, counted, learned
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -219,7 +219,7 @@ def _accuracy(rows: list[dict[str, Any]], *, dated: bool) -> list[str]:
     out = ["", "  prices that are valid by the contract's rules:", head]
     for r in rows:
         out.append(
-            f"  {r['split']:<9}{r['model_version']:<16}{_n(r['n']):>9}{_f(r['mae'], 0):>12}{_f(r['mdape_pct'], 2):>9}"
+            f"  {r['split']:<9}{r['model_version']:<16}{_n(r['n']):>9}{_amount(r['mae']):>12}{_f(r['mdape_pct'], 2):>9}"
             f"{_f(r['within_10_pct'], 1):>13}{_f(r['r2'], 3):>8}{_f(r['median_ratio'], 3):>8}"
             + (f"  {r['first']} to {r['last']}" if dated else "")
         )
@@ -228,6 +228,10 @@ def _accuracy(rows: list[dict[str, Any]], *, dated: bool) -> list[str]:
 
 def _n(value: float | None) -> str:
     return f"{int(value or 0):,}"
+
+
+def _amount(value: float | None) -> str:
+    return _f(value, amount_digits(value))
 
 
 def _f(value: float | None, digits: int) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from expectations.runner import ExpectationResult, Rule, profile, run
+from ml.words import amount
 
 if TYPE_CHECKING:
     import duckdb
@@ -59,7 +60,7 @@ def rules(
         ),
         Rule(
             "implausible_price",
-            f"a prediction is outside {lowest_price:,.0f}…{highest_price:,.0f}",
+            f"a prediction is outside {amount(lowest_price)}…{amount(highest_price)}",
             maximum=max_implausible_share,
             bad=f"isfinite({price}) and not {price} between {lowest_price!r} and {highest_price!r}",
             columns=(price,),

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 #: A request is neither deduplicated nor filtered: every row gets its answer, with reasons where there is no price.
 REQUEST_VIEW = "create view intermediate.int_observations as select * from intermediate.int_observations_checked"
 NO_LEVEL = "no price level is known for its place and month"
+#: Where price levels are per unit of a size.
+NO_SIZE = "{size} is missing, and without it there is no price level, which is per unit of it"
 
 
 class BundleError(ValueError):
@@ -126,12 +128,15 @@ class Bundle:
         headers are missing.
         """
         wanted = ", ".join(f"f.{_quoted(name)}" for name in self.features_used)
+        why, size = f"'{NO_LEVEL}'", self.contract["size"]
+        if size:
+            why = f"case when c.{_quoted(size)} > 0 then {why} else '{NO_SIZE.format(size=size)}' end"
         with self._request(raw_rows, twin) as connection:
             return connection.execute(
                 f"""
                 select
                     c.observation_id, c.observed_on, c.month, c.area, c.locality, f.target_offset, {wanted},
-                    case when len(c.reasons) = 0 and f.target_offset is null then ['{NO_LEVEL}'] else c.reasons end
+                    case when len(c.reasons) = 0 and f.target_offset is null then [{why}] else c.reasons end
                         as reasons
                 from {self.dataset}.intermediate.int_observations_checked as c
                 inner join {self.dataset}.features.features_as_of as f on f._batch = c._batch and f._row = c._row

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml.contract import Gate
+from ml.words import amount
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _better(name: str, model: Mapping[str, Any], baseline: Mapping[str, Any], ga
         return Comparison(f"the mean absolute error against {name} is unknown", False)
     passed = bool(ours < theirs)
     return Comparison(
-        f"mean absolute error is {ours:,.0f} against {theirs:,.0f} of {name} on the same {n:,} rows"
+        f"mean absolute error is {amount(ours)} against {amount(theirs)} of {name} on the same {n:,} rows"
         + ("" if passed else ", but must be smaller"),
         passed,
     )

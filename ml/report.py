@@ -21,7 +21,7 @@ from ml import report_charts as charts
 from ml import report_queries as sql
 from ml.contract import Contract
 from ml.settings import Settings, command, run_command
-from ml.words import MISSING, STATUS_WORDS, UNDATED, band, feature_label, learned, number, series_label
+from ml.words import MISSING, STATUS_WORDS, UNDATED, amount, band, feature_label, learned, number, series_label
 
 Row = dict[str, Any]
 Ask = Callable[[str], list[Row]]
@@ -257,7 +257,8 @@ def _environment(contract: Contract) -> Environment:
     )
     environment.filters |= {
         "number": number,
-        "money": lambda value, sign=False: f"{contract.currency} {number(value, sign=sign)}",
+        "amount": amount,
+        "money": lambda value, sign=False: f"{contract.currency} {amount(value, sign=sign)}",
         "month": lambda value: f"{value:%b %Y}" if value and value != UNDATED else MISSING,
         "words": lambda status: STATUS_WORDS.get(status, status or MISSING),
         "feature": lambda name: feature_label(contract, name),

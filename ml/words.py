@@ -78,6 +78,21 @@ def band(low: float | None, high: float | None) -> str:
     return text.replace("-", MINUS)
 
 
+def amount_digits(value: float | None) -> int:
+    """Digits behind the point that an amount of money is told with: none from 100 on, below so many that it has three.
+
+    Prices may be rents of a square metre, or be given in millions.
+    """
+    if not value or not math.isfinite(value):
+        return 0
+    return min(9, max(0, 2 - math.floor(math.log10(abs(value)))))
+
+
+def amount(value: float | None, *, sign: bool = False) -> str:
+    """An amount of money as ``number`` with ``amount_digits``."""
+    return number(value, amount_digits(value), sign=sign)
+
+
 def number(value: float | None, digits: int = 0, *, sign: bool = False) -> str:
     """Thousands separators and a fixed number of digits; a dash where there is no value."""
     if value is None or not math.isfinite(value):

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ml.contract import add_months
-from ml.words import series_label
+from ml.words import amount, amount_digits, series_label
 
 Row = dict[str, Any]
 Rows = Sequence[Row]
@@ -88,6 +88,8 @@ def accuracy_over_time(
 
 def prices_over_time(rows: Rows, *, currency: str, period: tuple[date, date] | None) -> Figure:
     """Mean price paid and predicted by month; the chosen period is shaded."""
+    largest = max((r["predicted_price"] or 0 for r in rows), default=0)
+    digits = amount_digits(largest)
     traces = [
         {
             "type": "scatter",
@@ -97,7 +99,7 @@ def prices_over_time(rows: Rows, *, currency: str, period: tuple[date, date] | N
             "y": [r[key] for r in rows],
             "line": {"color": colour, "width": 2.4, "dash": dash},
             "marker": {"size": 6, "symbol": symbol},
-            "hovertemplate": f"%{{x|%b %Y}}: {currency} %{{y:,.0f}}<extra>{name}</extra>",
+            "hovertemplate": f"%{{x|%b %Y}}: {currency} %{{y:,.{digits}f}}<extra>{name}</extra>",
         }
         for key, name, colour, dash, symbol in (
             ("actual_price", "paid", ORANGE, "dash", "circle"),
@@ -105,6 +107,7 @@ def prices_over_time(rows: Rows, *, currency: str, period: tuple[date, date] | N
         )
     ]
     figure = _figure(traces, y=f"mean price, {currency}", height=320)
+    figure["layout"]["yaxis"] |= _thousands(largest)
     _few_months(figure, (r["month"] for r in rows))
     if period:
         figure["layout"]["shapes"].append(_span(period[0], add_months(period[1], 1), "#dcebf5"))
@@ -119,6 +122,7 @@ def predicted_against_paid(homes: pa.Table, *, currency: str) -> Figure:
     """
     paid, predicted = homes["actual_price"].to_numpy(), homes["predicted_price"].to_numpy()
     # room around the dots: also around a single one
+    digits = amount_digits(float(predicted.max()))
     ends = [float(min(paid.min(), predicted.min())) / 1.08, float(max(paid.max(), predicted.max())) * 1.08]
     traces = [
         {
@@ -129,8 +133,8 @@ def predicted_against_paid(homes: pa.Table, *, currency: str) -> Figure:
             "y": predicted,
             "text": np.array([_plain(place) for place in homes["place"].to_pylist()], dtype=object),
             "marker": {"color": BLUE, "size": 5, "opacity": 0.4},
-            "hovertemplate": f"%{{text}}<br>paid {currency} %{{x:,.0f}}<br>predicted {currency} %{{y:,.0f}}"
-            "<extra></extra>",
+            "hovertemplate": f"%{{text}}<br>paid {currency} %{{x:,.{digits}f}}<br>"
+            f"predicted {currency} %{{y:,.{digits}f}}<extra></extra>",
             "showlegend": False,
         },
         {
@@ -145,8 +149,8 @@ def predicted_against_paid(homes: pa.Table, *, currency: str) -> Figure:
     ]
     figure = _figure(traces, y=f"predicted, {currency}", height=320)
     figure["layout"]["hovermode"] = "closest"
-    scale = {"type": "log", "range": [log10(end) for end in ends], "tickvals": _ticks(*ends)}
-    figure["layout"]["xaxis"] |= {**scale, "title": _title(f"paid, {currency}"), "tickformat": "~s"}
+    scale = {"type": "log", "range": [log10(end) for end in ends], "tickvals": _ticks(*ends), **_thousands(ends[1])}
+    figure["layout"]["xaxis"] |= {**scale, "title": _title(f"paid, {currency}")}
     figure["layout"]["yaxis"] |= scale
     return figure
 
@@ -194,13 +198,18 @@ def _figure(traces: list[Row], *, y: str, height: int) -> Figure:
             "hoverlabel": {"bgcolor": "white"},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "font": {"size": 12}},
             "xaxis": {**axis, "showgrid": False},
-            "yaxis": {**axis, "title": _title(y), "tickformat": "~s"},
+            "yaxis": {**axis, "title": _title(y)},
             # a drag on a phone scrolls the page instead of zooming the chart
             "dragmode": False,
             "shapes": [],
             "annotations": [],
         },
     }
+
+
+def _thousands(largest: float) -> Row:
+    """Of an axis of money: 400k and 1.2M; below a thousand the same would write 0.4 as 400m."""
+    return {"tickformat": "~s"} if largest >= 1000 else {}
 
 
 def _few_months(figure: Figure, months: Iterable[date | None]) -> None:
@@ -431,6 +440,8 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
     titles = {"pct_error": "median error, %", "mdape_pct": "size of error, %", "predicted_price": currency}
     colours, low, high = scales[measure]
     most = max(r["n"] for r in rows)
+    largest = max((r["predicted_price"] or 0 for r in rows), default=0)
+    digits = amount_digits(largest)
     figure = _figure(
         [
             {
@@ -456,11 +467,12 @@ def places(rows: Rows, names: Rows, *, measure: str, currency: str) -> Figure:
                         "len": 0.6,
                         "y": 1.0,
                         "yanchor": "bottom",
-                        "tickformat": "~s" if measure == "predicted_price" else None,
+                        **(_thousands(largest) if measure == "predicted_price" else {}),
                     },
                 },
                 "hovertemplate": f"%{{customdata[0]}}, %{{customdata[1]:,}} homes<br>median prediction {currency} "
-                "%{customdata[2]:,.0f}<br>median error %{customdata[3]:+.1f} %, size %{customdata[4]:.1f} %"
+                f"%{{customdata[2]:,.{digits}f}}<br>"
+                "median error %{customdata[3]:+.1f} %, size %{customdata[4]:.1f} %"
                 "<extra></extra>",
                 "showlegend": False,
             },
@@ -519,7 +531,7 @@ def waterfall(rows: Rows, *, currency: str) -> Figure:
                 "x": [r["amount"] for r in rows],
                 "y": list(range(len(rows))),
                 "customdata": [_plain(r["label"]) for r in rows],
-                "text": [f"{r['amount']:+,.0f}" if r["kind"] in {"up", "down"} else "" for r in rows],
+                "text": [amount(r["amount"], sign=True) if r["kind"] in {"up", "down"} else "" for r in rows],
                 "textposition": "auto",
                 "insidetextanchor": "middle",
                 "cliponaxis": False,
@@ -542,7 +554,7 @@ def waterfall(rows: Rows, *, currency: str) -> Figure:
     figure["layout"]["yaxis"] |= {"visible": False, "range": [len(rows) - 0.4, -0.9]}
     figure["layout"]["xaxis"] |= {
         "range": [low, max(ends) + 0.2 * span],
-        "tickformat": "~s",
+        **_thousands(max(ends)),
         "title": _title(f"{currency}; the axis does not begin with 0" if low else currency),
     }
     figure["layout"] |= {"hovermode": "closest", "margin": {"l": 8, "r": 8, "t": 4, "b": 8}}

@@ -21,7 +21,7 @@ from ml.contract import Contract
 from ml.dashboard.charts import CONFIG, Figure
 from ml.dashboard.snapshot import Row, Snapshot
 from ml.settings import Settings, Variables
-from ml.words import MISSING, STATUS_WORDS, UNDATED, number
+from ml.words import MISSING, STATUS_WORDS, UNDATED, amount, number
 
 #: Form, colour and word: no meaning hangs on colour alone.
 SIGNS = {"pass": "✓", "warn": "▲", "fail": "✕", "insufficient_data": "○"}
@@ -117,7 +117,7 @@ class Page:
         return f"Type: housing train --dataset {self.contract.name}"
 
     def money(self, value: float | None, *, sign: bool = False) -> str:
-        return MISSING if value is None else f"{self.contract.currency} {number(value, sign=sign)}"
+        return MISSING if value is None else f"{self.contract.currency} {amount(value, sign=sign)}"
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,8 @@ class Column:
     title: str
     digits: int | None = None
     """Numbers are set right and get so many digits; None is text, ``status`` is drawn with its sign."""
+    money: bool = False
+    """An amount in the contract's currency, set right with as many digits as it needs."""
 
 
 def plain(text: str) -> str:
@@ -256,13 +258,15 @@ def status_html(status: str | None) -> str:
 
 
 def _right(column: Column) -> str:
-    return ' class="n"' if column.digits is not None else ""
+    return ' class="n"' if column.money or column.digits is not None else ""
 
 
 def _cell(row: Row, column: Column) -> str:
     value: Any = row.get(column.key)
     if column.key.endswith("status") and value in SIGNS:
         return status_html(value)
+    if column.money:
+        return amount(value)
     return number(value, column.digits) if column.digits is not None else escape(_text(value)) or MISSING
 
 

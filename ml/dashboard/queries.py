@@ -330,8 +330,10 @@ ORDERS = {
 }
 
 
-#: Digits of numbers in the table of predictions.
-ROUNDED = {"predicted_price": 0, "actual_price": 0, "lower_80": 0, "upper_80": 0, "pct_error": 1}
+#: Digits of the chosen homes' prices in the table of predictions, those of the largest as in ml/words.py.
+PRICE_DIGITS = "(select cast(greatest(0, 2 - floor(log10(max(predicted_price)))) as integer) from chosen)"
+#: Digits of numbers there.
+ROUNDED = dict.fromkeys(("predicted_price", "actual_price", "lower_80", "upper_80"), PRICE_DIGITS) | {"pct_error": "1"}
 
 
 def homes(filters: Filters, order: str, rows: int | None) -> str:
@@ -340,7 +342,9 @@ def homes(filters: Filters, order: str, rows: int | None) -> str:
         replaced = ", ".join(f"{_harmless(name)} as {name}" for name in ("area", "locality", "model_version"))
     else:
         # a table on a page cuts decimals off; adding 0 makes -0 a 0
-        replaced = ", ".join(f"round({name}, {digits}) + 0 as {name}" for name, digits in ROUNDED.items())
+        replaced = ", ".join(
+            f"round(cast({name} as double), {digits}) + 0 as {name}" for name, digits in ROUNDED.items()
+        )
     limit = f"limit {rows}" if rows else ""
     return f"""
     with chosen as (

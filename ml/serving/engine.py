@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ml.bundle import NO_LEVEL, Bundle
+from ml.bundle import NO_LEVEL, NO_SIZE, Bundle
 from ml.contract import Contract
 from ml.recent_errors import Corrections
 from ml.registry import ModelVersion
@@ -138,11 +138,11 @@ class Engine:
             checked = plan.checked(raw)
             months: list[date | None] = listed(checked["month"])
             features = self._features(plan, checked, months)
+        offset = features["target_offset"].to_numpy().astype(np.float64)
+        reasons = _reasons(checked, offset, self.contract.size)
         checked = checked.select(CHECKED)
         x, filled = self.bundle.matrix(features)
         imputation_error = self.bundle.imputation.error(filled)
-        offset = features["target_offset"].to_numpy().astype(np.float64)
-        reasons = _reasons(checked, offset)
         usable = np.array([not r for r in reasons], dtype=bool)
         encoded = [m if m is None or self.month is None else min(m, self.month) for m in months]
         recent_error = self._recent_errors(features, encoded)
@@ -352,12 +352,16 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _reasons(checked: pa.Table, offset: np.ndarray) -> list[list[str]]:
-    """A list for each row; most are empty, so that only rows with something to say are looked at."""
+def _reasons(checked: pa.Table, offset: np.ndarray, size: str | None) -> list[list[str]]:
+    """A list for each row; most are empty, so that only rows with something to say are looked at.
+
+    ``size`` is the column that price levels are per unit of.
+    """
     out: list[list[str]] = [[] for _ in offset]
     ruled_out = pc.list_value_length(checked["reasons"]).to_numpy() > 0  # pyright: ignore
     for i in np.flatnonzero(ruled_out | np.isnan(offset)):
-        out[i] = checked["reasons"][int(i)].as_py() or [NO_LEVEL]
+        known = size is None or (checked[size][int(i)].as_py() or 0) > 0
+        out[i] = checked["reasons"][int(i)].as_py() or [NO_LEVEL if known else NO_SIZE.format(size=size)]
     return out
 
 

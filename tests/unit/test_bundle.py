@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 import pytest
 
 from ml.baselines import LinearModel
-from ml.bundle import Bundle, BundleError, seal_bundle, write_bundle
+from ml.bundle import NO_LEVEL, Bundle, BundleError, seal_bundle, write_bundle
 from ml.dataset import read, select, training_window
 from ml.imputation import Imputation
 from ml.registry import _save_model
+from ml.serving.engine import _reasons
 from ml.settings import Settings
 from ml.train import fit
 from ml.views import MissingViewError
@@ -100,6 +101,20 @@ def test_a_row_that_cannot_be_priced_says_why_and_the_others_are_priced(bundle: 
         ["no price level is known for its place and month"],
     ]
     assert [a["predicted_price"] is not None for a in answers] == [True, False, False, False]
+
+
+def test_where_prices_are_per_unit_of_a_size_a_row_without_it_says_so(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bundle")
+    file = tmp_path / "bundle" / "contract.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"size": "size"}))
+    seal_bundle(tmp_path / "bundle", "v1")
+    nowhere = {"Sold": "2021-07", "Town": "Nowhere"}
+    rows = pa.Table.from_pylist([{"House": "a", **nowhere, "Size": "80"}, {"House": "b", **nowhere, "Size": None}])
+    reasons = Bundle.load(tmp_path / "bundle").features(rows)["reasons"].to_pylist()
+    assert reasons == [[NO_LEVEL], ["size is missing, and without it there is no price level, which is per unit of it"]]
+    # so does the API
+    checked = pa.table({"reasons": pa.array([[], []], pa.list_(pa.string())), "size": [80.0, None]})
+    assert _reasons(checked, np.array([np.nan, np.nan]), "size") == reasons
 
 
 def test_a_size_that_no_learned_house_lacks_is_the_usual_one(bundle: Bundle, folder: Path, tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ import pytest
 
 from ml.contract import load
 from ml.dashboard import charts, form, queries
-from ml.dashboard.page import plain
+from ml.dashboard.page import Column, plain
+from ml.dashboard.page import _cell as page_cell
 from ml.dashboard.queries import Filters
 from ml.dashboard.views import what_if
 from ml.serving.schemas import schemas
+from ml.words import amount
 
 MARKUP = '<a href="http://example.org">x</a> & y'
 
@@ -125,6 +127,28 @@ def test_texts_of_the_download_are_no_formulas_and_numbers_are_whole(scored: duc
 def test_numbers_of_the_table_are_rounded_and_never_minus_zero(scored: duckdb.DuckDBPyConnection) -> None:
     first, _ = scored.execute(queries.homes(Filters("scored"), "newest", 10)).fetchall()
     assert first[2] == "=cmd()" and float(first[4]) == 737748 and f"{float(first[6]):+.1f}" == "+0.0"
+
+
+# rents of a square metre, and prices in millions
+@pytest.mark.parametrize(
+    ("price", "in_table", "told"), [(0.0412345, 0.0412, "0.0412"), (14.256, 14.3, "14.3"), (1234.56, 1235.0, "1,235")]
+)
+def test_small_prices_keep_their_digits(
+    scored: duckdb.DuckDBPyConnection, price: float, in_table: float, told: str
+) -> None:
+    scored.execute(
+        f"create or replace table scored as select * replace ({price}::double as predicted_price) from scored"
+    )
+    rows = scored.execute(queries.homes(Filters("scored"), "newest", 10)).fetchall()
+    assert [float(row[4]) for row in rows] == [in_table] * 2
+    assert amount(price) == told
+    assert page_cell({"mae": price}, Column("mae", "MAE", money=True)) == told
+    figure = charts.waterfall([{"label": "x", "start": 0.0, "amount": price, "kind": "up"}], currency="EUR")
+    assert figure["data"][0]["text"] == [f"+{told}"]
+    # Plotly's ~s would write 0.0412 as 41.2m
+    assert figure["layout"]["xaxis"].get("tickformat") == ("~s" if price >= 1000 else None)
+    digits = len(told.partition(".")[2])
+    assert f"%{{x:,.{digits}f}}" in scatter(price)["data"][0]["hovertemplate"]
 
 
 def test_the_evaluation_window_ends_where_the_first_served_price_is_known() -> None:

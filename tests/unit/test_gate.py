@@ -44,6 +44,12 @@ def test_a_good_version_passes_and_every_comparison_is_a_sentence() -> None:
             {"linear": pair(20_000)},
             "mean absolute error is 20,000 against 20,000 of linear on the same 100 rows, but must be smaller",
         ),
+        # prices in millions
+        (
+            {},
+            {"linear": pair(0.0021, ours=0.00234)},
+            "mean absolute error is 0.00234 against 0.00210 of linear on the same 100 rows, but must be smaller",
+        ),
         ({}, {"linear": pair(float("nan"))}, "the mean absolute error against linear is unknown"),
     ],
 )

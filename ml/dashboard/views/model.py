@@ -69,7 +69,7 @@ def _card(page: Page, v: Row) -> None:
         columns = [
             Column("name", "Who says it"),
             Column("n", "n", 0),
-            Column("mae", f"MAE, {page.contract.currency}", 0),
+            Column("mae", f"MAE, {page.contract.currency}", money=True),
         ]
         columns += [Column("mdape_pct", "Median error, %", 2), Column("within_10_pct", "Within 10 %", 1)]
         columns += [Column("r2", "R²", 3), Column("median_ratio", "Median ratio", 3), Column("status", "Verdict")]

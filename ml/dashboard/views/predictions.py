@@ -20,7 +20,7 @@ from ml.dashboard.page import (
     tiles,
 )
 from ml.dashboard.queries import Filters
-from ml.words import MISSING, counted, number
+from ml.words import MISSING, amount_digits, counted, number
 
 DOTS = 400
 TABLE_ROWS = 500
@@ -141,7 +141,8 @@ def _table(page: Page, filters: Filters) -> None:
             icon=":material/download:",
         )
     rows = page.snapshot.ask(queries.homes(filters, order, TABLE_ROWS), **filters.parameters)
-    price = "localized"
+    digits = amount_digits(max((price or 0 for price in rows["predicted_price"].to_pylist()), default=None))
+    price = {"format": "localized", "step": 10.0**-digits if digits else 1}
     st.dataframe(
         rows,
         hide_index=True,
@@ -151,11 +152,11 @@ def _table(page: Page, filters: Filters) -> None:
             "month": st.column_config.DateColumn("Month", format="MMM YYYY") if page.dated else None,
             "area": _words(page.contract.area),
             "locality": _words(page.contract.locality) if page.contract.locality != page.contract.area else None,
-            "predicted_price": st.column_config.NumberColumn(f"Predicted, {currency}", format=price, step=1),
-            "actual_price": st.column_config.NumberColumn(f"Paid, {currency}", format=price, step=1),
+            "predicted_price": st.column_config.NumberColumn(f"Predicted, {currency}", **price),
+            "actual_price": st.column_config.NumberColumn(f"Paid, {currency}", **price),
             "pct_error": st.column_config.NumberColumn("Error, %", format="%+.1f"),
-            "lower_80": st.column_config.NumberColumn("80 % range from", format=price, step=1),
-            "upper_80": st.column_config.NumberColumn("to", format=price, step=1),
+            "lower_80": st.column_config.NumberColumn("80 % range from", **price),
+            "upper_80": st.column_config.NumberColumn("to", **price),
             "grade": "Grade",
             "model_version": "Model",
         },

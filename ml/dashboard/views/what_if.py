@@ -14,7 +14,7 @@ from ml.dashboard import charts, form
 from ml.dashboard.form import Field
 from ml.dashboard.page import Column, Page, banner, chart, head, month_label, nothing, plain, section, table, tiles
 from ml.dashboard.snapshot import Row
-from ml.words import feature_label, number
+from ml.words import amount, feature_label, number
 
 #: Inputs that stand open; the others wait behind a click with their plausible values.
 SHOWN = 8
@@ -192,17 +192,17 @@ def _waterfall(page: Page, contributions: list[Row], price: float) -> None:
         steps.append((f"{len(others)} others", sum(r["contribution"] for r in others)))
     rows = [
         {
-            "label": f"{usual}: {number(base['contribution'])}",
+            "label": f"{usual}: {amount(base['contribution'])}",
             "start": 0.0,
             "amount": base["contribution"],
             "kind": "base",
         }
     ]
     at = base["contribution"]
-    for label, amount in steps:
-        rows.append({"label": label, "start": at, "amount": amount, "kind": "up" if amount > 0 else "down"})
-        at += amount
-    rows.append({"label": f"price: {number(price)}", "start": 0.0, "amount": price, "kind": "price"})
+    for label, change in steps:
+        rows.append({"label": label, "start": at, "amount": change, "kind": "up" if change > 0 else "down"})
+        at += change
+    rows.append({"label": f"price: {amount(price)}", "start": 0.0, "amount": price, "kind": "price"})
     figure = charts.waterfall(rows, currency=page.contract.currency)
     chart(figure, key="waterfall", alt="Waterfall: contributions of features from price level to price")
 
@@ -220,8 +220,8 @@ def _comparables(page: Page, sales: list[Row]) -> None:
     currency = page.contract.currency
     columns = [Column("place", _words(page.contract.locality))]
     columns += [Column("sold_month", "Sold")] if page.dated else []
-    columns.append(Column("price", f"Paid, {currency}", 0))
-    columns += [Column("adjusted_price", "At that month's prices", 0)] if page.dated else []
+    columns.append(Column("price", f"Paid, {currency}", money=True))
+    columns += [Column("adjusted_price", "At that month's prices", money=True)] if page.dated else []
     columns.append(Column("alike", "Alike, %", 0))
     table(rows, columns, label="Comparable sales")
 
@@ -231,7 +231,7 @@ def _day(column: ContractColumn, day: date) -> str:
 
 
 def _k(value: float) -> str:
-    return f"{number(value / 1000)}k" if value >= 10_000 else number(value)
+    return f"{number(value / 1000)}k" if value >= 10_000 else amount(value)
 
 
 def _words(column: str) -> str:
