@@ -133,7 +133,7 @@ def select(connection: duckdb.DuckDBPyConnection, contract: Contract, window: Tr
                 "months (level in the contract), so there is nothing to train on; land months before them, or train "
                 "through a later one"
             )
-        advice = advice or "land earlier months"
+        advice = advice or ("land earlier months" if contract.observed_on else "land more rows with their prices")
         raise DatasetError(f"{contract.name} has no row with a valid price {where} to train on; {advice}")
     if not n[1]:
         where = f"from {window.eval_from:%Y-%m} through {window.through:%Y-%m}" if window.eval_from else "in split eval"
