@@ -3,8 +3,9 @@
     pre_hook="{{ forget_changed_series(served_months()) }}",
 ) }}
 
--- Error and level of each month that a champion served, with intervals. Those of medians come from order statistics
--- (Conover 1999, Practical Nonparametric Statistics, section 3.2): ranks n/2 -+ 0.98 sqrt(n) hold it 95 times in 100.
+-- Error and level of each month that a champion served, with those before it where it has few prices, and intervals.
+-- Those of medians come from order statistics (Conover 1999, Practical Nonparametric Statistics, section 3.2): ranks
+-- n/2 -+ 0.98 sqrt(n) hold it 95 times in 100.
 with months as (
     select * from {{ served_months() }} as months
     where {{ is_new_series() }}
@@ -17,13 +18,15 @@ predictions as (
 
 errors as (
     select
-        predictions.model_version,
-        predictions.month,
+        months.model_version,
+        months.month,
         predictions.predicted_price / predictions.actual_price as ratio,
         100 * abs(predictions.predicted_price / predictions.actual_price - 1) as absolute_pct_error
     from predictions
     inner join months
-        on predictions.model_version = months.model_version and predictions.month = months.month
+        on
+            predictions.model_version = months.model_version
+            and predictions.month between months.judged_from and months.month
 ),
 
 ranked as (
@@ -62,6 +65,7 @@ final as (
     select
         months.model_version,
         months.month,
+        months.judged_from,
         months.n_served,
         coalesce(measured.n, 0) as n,
         measured.mdape_pct,

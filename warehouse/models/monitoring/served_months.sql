@@ -16,6 +16,7 @@ compared as (
     select
         months.model_version,
         months.month,
+        months.judged_from,
         months.n_served,
         months.n,
         months.mdape_pct,
