@@ -331,7 +331,9 @@ ORDERS = {
 
 
 #: Digits of the chosen homes' prices in the table of predictions, those of the largest as in ml/words.py.
-PRICE_DIGITS = "(select cast(greatest(0, 2 - floor(log10(max(predicted_price)))) as integer) from chosen)"
+PRICE_DIGITS = """(
+    select cast(greatest(0, 2 - floor(log10(max(predicted_price) filter (predicted_price > 0)))) as integer) from chosen
+)"""
 #: Digits of numbers there.
 ROUNDED = dict.fromkeys(("predicted_price", "actual_price", "lower_80", "upper_80"), PRICE_DIGITS) | {"pct_error": "1"}
 

@@ -141,6 +141,9 @@ def test_small_prices_keep_their_digits(
     )
     rows = scored.execute(queries.homes(Filters("scored"), "newest", 10)).fetchall()
     assert [float(row[4]) for row in rows] == [in_table] * 2
+    scored.execute("create or replace table scored as select * replace (null::double as predicted_price) from scored")
+    [paid] = [row[5] for row in scored.execute(queries.homes(Filters("scored"), "newest", 1)).fetchall()]
+    assert paid == 737748, "what could not be priced has a price all the same"
     assert amount(price) == told
     assert page_cell({"mae": price}, Column("mae", "MAE", money=True)) == told
     figure = charts.waterfall([{"label": "x", "start": 0.0, "amount": price, "kind": "up"}], currency="EUR")
